@@ -1,0 +1,15 @@
+"""Assay: which training data made a model behave as it does, what each example is worth, and how far to trust the answer."""
+
+from assay import errors, methods, tasks
+from assay.api import Opened, attribute, build, open, value
+from assay.examples import Example, Examples, read
+from assay.models import Checkpoint, Model, load
+from assay.scores import Scores
+from assay.values import Values
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Checkpoint", "Example", "Examples", "Model", "Opened", "Scores", "Values", "attribute", "build", "errors", "load",
+    "methods", "open", "read", "tasks", "value",
+]

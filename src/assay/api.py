@@ -1,0 +1,175 @@
+"""The public verbs: attribute, value, build, open. Each takes what the user has and returns a result type."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from assay.compress import Factored, Identity
+from assay.errors import IndexMismatch, InputError, MethodError
+from assay.examples import Examples, read
+from assay.index.build import Contents, append_checkpoints, append_rows, build_index
+from assay.index.format import Dtype
+from assay.index.reader import StoredIndex, open_index
+from assay.methods import Method, Registered, ValueMethod, find
+from assay.methods.gradient.base import GradientMethod
+from assay.methods.gradient.indexed import Indexed, check_model
+from assay.models import Model, load
+from assay.scores import Scores
+from assay.values import Values
+
+DENSE_PAIRS = 2**27
+"""Pairs of example and query above which scores are kept as the best at both ends (512 MiB of float32)."""
+TOP = 100
+"""How many are kept of each end then."""
+
+
+def attribute(
+    model: Any, train: Any, queries: Any, method: str | Registered = "gradcos", *, top: int | None = None
+) -> Scores:
+    """Scores of every training example for every query; higher = more helpful.
+
+    Args:
+        model: from `load`, a `Model`, or what the method takes (lexical methods take None).
+        train, queries: anything that `read` takes.
+        method: a name, or a method with its hyper-parameters.
+        top: keep only so many at both ends of each query. By default everything is kept, up to 2^27 pairs of example and
+            query; beyond, the best and worst 100.
+
+    Raises:
+        InputError: of one kind or another, see `assay.errors`.
+    """
+    chosen = _attribution(method)
+    train, queries = read(train), read(queries)
+    return chosen.fit(model, train).score(queries, _kept(len(train), len(queries), top))
+
+
+def value(model: Any, train: Any, on: Any = None, method: str | Registered = "self-influence") -> Values:
+    """What each training example is worth: by a value method, or the mean over the examples `on` of an attribution's scores.
+
+    Raises MethodError if an attribution method is given no `on`.
+    """
+    chosen = find(method)
+    train = read(train)
+    valid = None if on is None else read(on)
+    if isinstance(chosen, ValueMethod):
+        return chosen.value(model, train, valid)
+    if not isinstance(chosen, Method) or valid is None:
+        raise MethodError(
+            f"The method '{chosen.name}' values examples for others: give on= (--on), the examples that should be "
+            "predicted well; or use self-influence."
+        )
+    scores = chosen.fit(model, train).score(valid)
+    return Values.of(scores.array.mean(axis=1, dtype=float), scores.train, scores.provenance)
+
+
+def build(
+    model: Model, train: Any, path: str | os.PathLike[str], *, method: str | GradientMethod = "gradcos",
+    compression: str | None = None, dtype: Dtype = "float32", append: Literal["examples", "checkpoints"] | None = None,
+    origin: Mapping[str, Any] | None = None,
+) -> Indexed:
+    """Build an index of the training examples' features, to be asked many times.
+
+    A build that was interrupted resumes when it is called again in the same way; one that is complete is opened.
+
+    Args:
+        model: its checkpoints are stored if the method uses them.
+        train: anything that `read` takes.
+        path: a new directory, or that of the interrupted build.
+        method: whose features are stored; any method of the same measurement can be asked later.
+        compression: `factored:RANK` (16 by default) or `sjlt:DIM`; by default the method's own, if it has one.
+        dtype: float32, bfloat16 or int8.
+        append: add `"examples"`, or the model's further `"checkpoints"`, to a finished index.
+        origin: how to load the model again, noted in the index (the command line does).
+
+    Raises:
+        IndexMismatch: another index is there. DataError, NonFiniteError, StorageError.
+    """
+    chosen = _gradient(method)
+    if compression is not None or isinstance(chosen.compressor(), Identity):
+        chosen = _with(chosen, compression=compression or str(Factored()))
+    model = chosen.staged(model)
+    examples = read(train)
+    contents = chosen.contents(dtype, {**(origin or {}), "train": examples.origin, "method": chosen.name})
+    add = {"examples": append_rows, "checkpoints": append_checkpoints, None: build_index}[append]
+    return Indexed(add(model, examples, path, contents), model, chosen)
+
+
+class Opened:
+    """An index on disk and the model it was built with; made by `assay.open`."""
+
+    def __init__(self, index: StoredIndex, model: Model) -> None:
+        self.index, self.model = index, model
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def attribute(
+        self, queries: Any, method: str | GradientMethod | None = None, *, top: int | None = None
+    ) -> Scores:
+        """Scores of the indexed examples for these queries, by the method it was built for or another one.
+
+        Raises MethodError or InputError if the index holds other gradients than the method needs.
+        """
+        header = self.index.header
+        chosen = _gradient(method or header["origin"].get("method", "gradcos"))
+        chosen = _with(chosen, compression=header["compression"], seed=header["seed"])
+        check_model(self.index, self.model, chosen)
+        queries = read(queries)
+        return Indexed(self.index, self.model, chosen).score(queries, _kept(len(self.index), len(queries), top))
+
+
+def open(path: str | os.PathLike[str], model: Model | None = None) -> Opened:  # noqa: A001  (assay.open)
+    """Open an index. Its model is loaded from where the index says, unless it is given.
+
+    Raises IndexMismatch if the model is another one, CorruptIndex for a damaged index.
+    """
+    index = open_index(path)
+    if model is None:
+        origin = index.header["origin"]
+        if "model" not in origin:
+            raise InputError(
+                f"The index '{path}' was built from Python with a model that it does not know how to load. Give it: "
+                "assay.open(path, model)."
+            )
+        model = load_origin(origin)
+    if index.header["model"]["fingerprint"] != model.fingerprint():
+        raise IndexMismatch(
+            f"The index '{path}' was built with the model {index.header['model']['name']} and other weights or modules than those "
+            f"of {model.name}. Use that model, or build another index."
+        )
+    return Opened(index, model)
+
+
+def load_origin(origin: Mapping[str, Any]) -> Model:
+    """The model as the command line loaded it when the index was built."""
+    return load(
+        origin["model"], modules=origin.get("modules") or None, max_length=origin.get("max_length"),
+        checkpoints=[(path, rate) for path, rate in origin.get("checkpoints", [])],
+    )
+
+
+def _attribution(method: str | Registered) -> Method:
+    chosen = find(method)
+    if not isinstance(chosen, Method):
+        raise MethodError(f"'{chosen.name}' gives values, not scores for queries. Use assay.value (assay value).")
+    return chosen
+
+
+def _gradient(method: str | Registered) -> GradientMethod:
+    chosen = find(method)
+    if not isinstance(chosen, GradientMethod):
+        raise MethodError(f"'{chosen.name}' has no gradients to index; use assay.attribute, or a gradient method.")
+    return chosen
+
+
+def _with(method: GradientMethod, **changes: Any) -> GradientMethod:
+    from dataclasses import replace
+
+    return replace(method, **changes)
+
+
+def _kept(rows: int, queries: int, top: int | None) -> int | None:
+    """`top`, or what is kept by default."""
+    if top is not None and top < 1:
+        raise MethodError(f"top is {top}; at least 1 was expected.")
+    return top if top is not None or rows * queries <= DENSE_PAIRS else TOP

@@ -1,0 +1,179 @@
+"""Build a gradient index: features of every training example at every checkpoint, written as they are captured."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from assay.compress import Compression, Factored
+from assay.errors import IndexMismatch, InputError
+from assay.examples import Examples
+from assay.gradients.blocks import Layout
+from assay.gradients.features import OnNonfinite, feature_tiles, layout_for, window_rows
+from assay.index.format import DTYPES, Dtype
+from assay.index.reader import StoredIndex, open_index
+from assay.index.texts import write_texts
+from assay.index.writer import Writer
+from assay.models import Model
+from assay.tasks import Measurement
+
+PROBE = Factored(seed=0, rank=4)
+"""Compression by which a layout is verified."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an index holds: of which gradients, how compressed, how stored.
+
+    `origin` says how to load the model again (JSON values); `miss` also stores TRAK's residual of each example.
+    """
+
+    compression: Compression
+    measurement: Measurement
+    dtype: Dtype = "float32"
+    miss: bool = False
+    on_nonfinite: OnNonfinite = "raise"
+    origin: Mapping[str, Any] | None = None
+
+
+def build_index(model: Model, train: Examples, path: str | os.PathLike[str], contents: Contents) -> StoredIndex:
+    """Build, or resume, the index at `path`; does nothing if it is complete.
+
+    Raises IndexMismatch if another model, task, data or setting is there; DataError, NonFiniteError.
+    """
+    model.task.check(train)
+    layout = layout_for(model, train, contents.measurement, PROBE)
+    header = header_of(model, contents) | _capture_facts(layout) | {"data": [train.fingerprint()]}
+    width = contents.compression.bind(layout.blocks, model.device, _dtype(model)).width
+    stages = model.stages()
+    with Writer(
+        path, header, dtype=contents.dtype, dim=width, checkpoints=len(stages), shard_rows=_shard_rows(width, contents.dtype)
+    ) as writer:
+        if not writer.complete:
+            for number, stage in enumerate(stages):
+                _add(writer, model.at(stage), number, width, train, contents)
+            write_texts(Path(path), train)
+            writer.finish()
+    return open_index(path)
+
+
+def append_rows(model: Model, train: Examples, path: str | os.PathLike[str], contents: Contents) -> StoredIndex:
+    """Add new examples to a finished index of the same model and settings; nothing if they are already its last."""
+    index = open_index(path)
+    model.task.check(train)
+    layout = layout_for(model, train, contents.measurement, PROBE)
+    data: list[str] = list(index.header["data"])
+    if data[-1] == train.fingerprint():
+        return index
+    refuse_other(index, header_of(model, contents) | _capture_facts(layout))
+    header = dict(index.header) | {"data": [*data, train.fingerprint()]}
+    with Writer.append(path, header, may_change={"data"}) as writer:
+        for number, stage in enumerate(model.stages()):
+            _add(writer, model.at(stage), number, index.dim, train, contents, offset=index.rows)
+        write_texts(Path(path), train, keep=index.rows)
+        writer.finish()
+    return open_index(path)
+
+
+def append_checkpoints(model: Model, train: Examples, path: str | os.PathLike[str], contents: Contents) -> StoredIndex:
+    """Add the later checkpoints of `model` to a finished index that holds its first ones, for the same examples."""
+    index = open_index(path)
+    layout = layout_for(model, train, contents.measurement, PROBE)
+    header = header_of(model, contents) | _capture_facts(layout) | {"data": [train.fingerprint()]}
+    known = index.header["checkpoints"]
+    if header["checkpoints"][: len(known)] != known:
+        raise IndexMismatch(
+            f"The index '{path}' has checkpoints {[c['name'] for c in known]}; the model gives "
+            f"{[c['name'] for c in header['checkpoints']]}. Name the index's own checkpoints first, then the new ones."
+        )
+    stages = model.stages()
+    with Writer.append(path, header, checkpoints=len(stages), may_change={"checkpoints", "model"}) as writer:
+        if not writer.complete:
+            for number in range(len(known), len(stages)):
+                _add(writer, model.at(stages[number]), number, index.dim, train, contents)
+            writer.finish()
+    return open_index(path)
+
+
+def header_of(model: Model, contents: Contents) -> dict[str, Any]:
+    """Everything that must be equal for features to be comparable; JSON values."""
+    return {
+        "kind": "gradients",
+        "model": {"name": model.name, "fingerprint": model.fingerprint(), "modules": list(model.patterns)},
+        "origin": dict(contents.origin or {}),
+        "task": model.task.name,
+        "measurement": {"kind": type(contents.measurement).__name__, "reduction": contents.measurement.reduction},
+        "compression": str(contents.compression),
+        "seed": contents.compression.seed,
+        "checkpoints": [{"name": stage.name, "rate": stage.rate} for stage in model.stages()],
+    }
+
+
+def _capture_facts(layout: Layout) -> dict[str, Any]:
+    return {"coverage": layout.coverage, "blocks": [block.name for block in layout.blocks]}
+
+
+def refuse_other(index: StoredIndex, header: Mapping[str, Any]) -> None:
+    """Raise IndexMismatch, saying what differs, unless the index was built with this header (its data aside)."""
+    for key, given in header.items():
+        stored = index.header.get(key)
+        if key not in ("data", "origin") and stored != given:
+            detail = f"{key} {_short(stored)}, and {_short(given)} was given"
+            raise IndexMismatch(
+                f"The index '{index.path}' was built with {detail}. Use the model and settings of the index, "
+                "or build another index."
+            )
+
+
+def _add(
+    writer: Writer, model: Model, number: int, width: int, train: Examples, contents: Contents, offset: int = 0
+) -> None:
+    """Features of one checkpoint from the first row that is not yet on disk."""
+    start = writer.done(number) - offset
+    if start >= len(train):
+        return
+    tiles = feature_tiles(
+        model, train, at_stage(contents.compression, number), contents.measurement, layout_for(model, train, contents.measurement, PROBE),
+        start=start, window=_window(width, contents.dtype), on_nonfinite=contents.on_nonfinite, miss=contents.miss,
+        label=f"gradients, checkpoint {number + 1}" if number else "gradients",
+    )
+    for tile in tiles:
+        writer.add(number, tile.ids, tile.features, tile.statistics)
+    writer.end(number)
+
+
+def _shard_rows(width: int, dtype: Dtype) -> int:
+    """A power of two of rows, at most 4,096 and about 64 MiB, so that windows divide shards."""
+    rows = max(1, min(4096, 2**26 // (width * DTYPES[dtype].itemsize)))
+    return 1 << (rows.bit_length() - 1)
+
+
+def _window(width: int, dtype: Dtype) -> int:
+    rows = window_rows(width, limit=min(1024, _shard_rows(width, dtype)))
+    return 1 << (rows.bit_length() - 1)
+
+
+def _dtype(model: Model) -> Any:
+    return next(iter(model.parameters.values())).dtype
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+def at_stage(compression: Compression, number: int) -> Compression:
+    """Independent random matrices for each checkpoint, so that their errors average out."""
+    return replace(compression, seed=compression.seed + 7919 * number)
+
+
+def check_measurement(index: StoredIndex, wanted: Measurement, method: str) -> None:
+    """Raise InputError unless the index holds the gradients that the method needs."""
+    found = index.header["measurement"]
+    if found != {"kind": type(wanted).__name__, "reduction": wanted.reduction}:
+        raise InputError(
+            f"The index '{index.path}' holds gradients of {found['kind'].lower()} ({found['reduction']} over tokens); the method "
+            f"'{method}' needs {type(wanted).__name__.lower()} ({wanted.reduction}). Build an index for that method."
+        )
+

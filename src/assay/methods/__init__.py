@@ -1,0 +1,36 @@
+"""Methods: one file each. This tuple is the only registry; the command line, the docs and the tests iterate it."""
+
+from typing import Any
+
+from assay.errors import MethodError, nearest
+from assay.methods.base import Fitted, Method, Registered, ValueMethod
+from assay.methods.baseline.random import Random
+from assay.methods.gradient.gradcos import GradCos
+from assay.methods.gradient.graddot import GradDot
+from assay.methods.gradient.self_influence import SelfInfluence
+from assay.methods.gradient.tracin import TracIn
+from assay.methods.gradient.trak import TRAK
+from assay.methods.lexical.bm25 import BM25
+from assay.methods.lexical.embedding import Embedding
+from assay.methods.lexical.tfidf import TFIDF
+
+METHODS: tuple[type[Registered], ...] = (GradDot, GradCos, TracIn, TRAK, SelfInfluence, BM25, TFIDF, Embedding, Random)
+
+
+def find(method: str | Registered, **parameters: Any) -> Registered:
+    """A method by name, with hyper-parameters, or as it is. Raises MethodError with the nearest name."""
+    if isinstance(method, Registered):
+        return method
+    for kind in METHODS:
+        if kind.name == method:
+            try:
+                return kind(**parameters)
+            except TypeError as error:
+                raise MethodError(f"The method '{method}' cannot take {', '.join(parameters)}: {error}.") from error
+    raise MethodError(f"There is no method '{method}'. {nearest(method, (kind.name for kind in METHODS))}")
+
+
+__all__ = [
+    "BM25", "METHODS", "TFIDF", "TRAK", "Embedding", "Fitted", "GradCos", "GradDot", "Method", "Random", "Registered",
+    "SelfInfluence", "TracIn", "ValueMethod", "find",
+]

@@ -1,0 +1,233 @@
+"""The one formula of the gradient family, with the parts that a method chooses.
+
+    score(i, q) = r_i * sum over checkpoints c of  w_c * < phi_c(i),  P_c psi_c(q) >
+
+`phi_c(i)`: compressed gradient of the training measurement at checkpoint c; `psi_c(q)`: of the query's measurement;
+`P_c` acts on the few queries only; `r` scales rows. With compression the features are stored in an index (a temporary
+one, unless the user keeps it) and scanned; exact gradients are too long to store and are multiplied as they come.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from assay.compress import Compression, Identity, parse
+from assay.compress.against import Against
+from assay.errors import MethodError
+from assay.examples import Examples
+from assay.gradients.capture import evaluating
+from assay.gradients.features import OnNonfinite, feature_tiles, layout_for, notes
+from assay.index.build import PROBE, Contents, at_stage, build_index
+from assay.index.format import Dtype
+from assay.methods.base import Fitted, Method, option
+from assay.models import Checkpoint, Model
+from assay.provenance import Provenance, measured
+from assay.ranking import TopK
+from assay.scores import Scores
+from assay.tables import Table
+from assay.tasks import Loss, Measurement
+
+RowScale = Literal["none", "norm", "miss"]
+"""Nothing; one over the length of the row's features (cosine); the mean of TRAK's residual over checkpoints."""
+
+
+@dataclass(frozen=True)
+class GradientMethod(Method):
+    """What all methods of the family share; a subclass overrides the parts in which it differs."""
+
+    family: ClassVar[str] = "gradient"
+    unit: ClassVar[str] = "arbitrary"
+    every_checkpoint: ClassVar[bool] = False
+    """Whether it sums over the model's checkpoints; otherwise it takes the model as it is."""
+    row_scale: ClassVar[RowScale] = "none"
+    stores: ClassVar[bool] = False
+    """Whether it needs a pass over all features before it can score, so that they are stored even uncompressed."""
+
+    compression: str = option("none", "none (exact), factored:RANK or sjlt:DIM")
+    seed: int = option(0, "of the random projection")
+    train_loss: str = option("sum", "a training example's loss over its tokens", ("sum", "mean"))
+    query_loss: str = option("mean", "a query's loss over its tokens", ("sum", "mean"))
+    on_nonfinite: str = option("raise", "a loss or gradient that is NaN or infinite: stop, or skip the example", ("raise", "skip"))
+
+    def check(self) -> None:
+        """The compression must be readable."""
+        parse(self.compression, self.seed)
+
+    # -- the parts ---------------------------------------------------------------------------------------------------
+
+    def train_measurement(self) -> Measurement:
+        """Whose gradient is a training example's feature."""
+        return Loss(cast(Any, self.train_loss))
+
+    def query_measurement(self) -> Measurement:
+        """Whose gradient is a query's feature."""
+        return Loss(cast(Any, self.query_loss))
+
+    def weights(self, rates: Sequence[float]) -> list[float]:
+        """`w_c`, given the learning rate at each checkpoint."""
+        return [1.0 for _ in rates]
+
+    def query_side(self, psi: Float[Tensor, "q k"], state: Any, stage: int) -> Float[Tensor, "q k"]:
+        """`P_c psi_c(q)`; by default P is the identity."""
+        return psi
+
+    def state(self, source: Any) -> Any:
+        """What the method needs to know of all training features; a pass over a stored index."""
+        return None
+
+    # -- from here on shared -----------------------------------------------------------------------------------------
+
+    def stages(self, model: Model) -> tuple[Checkpoint, ...]:
+        """The checkpoints that take part."""
+        if self.every_checkpoint:
+            return model.stages()
+        return (Checkpoint("current", 1.0, lambda: model.module),)
+
+    def compressor(self) -> Compression:
+        """The compression, with its seed."""
+        return parse(self.compression, self.seed)
+
+    def contents(self, dtype: Dtype = "float32", origin: Any = None) -> Contents:
+        """What an index must hold for this method."""
+        return Contents(
+            self.compressor(), self.train_measurement(), dtype, self.row_scale == "miss",
+            cast(OnNonfinite, self.on_nonfinite), origin,
+        )
+
+    def fit(self, model: Any, train: Examples) -> Fitted:
+        """Exact gradients wait for the queries; compressed ones are captured now, into a temporary index."""
+        if not isinstance(model, Model):
+            raise MethodError(
+                f"The method '{self.name}' takes gradients of a model, and was given {type(model).__name__}. Give "
+                "assay.load(path), or assay.Model(module, task=...)."
+            )
+        model = self.staged(model)
+        if isinstance(self.compressor(), Identity) and not self.stores:
+            return Live(self, model, train)
+        from assay.methods.gradient.indexed import Indexed
+
+        folder = tempfile.TemporaryDirectory(prefix="assay-")
+        with measured() as cost:
+            index = build_index(model, train, Path(folder.name) / "index", self.contents())
+        return Indexed(index, model, self, cost.seconds, folder)
+
+    def staged(self, model: Model) -> Model:
+        """The model with the checkpoints that this method uses."""
+        checkpoints = model.checkpoints if self.every_checkpoint else ()
+        return Model(model.module, model.task, modules=model.patterns, checkpoints=checkpoints, name=model.name)
+
+
+@dataclass(frozen=True)
+class QuerySide:
+    """Features of the queries at a checkpoint, each query's loss there (mean over its tokens, nats), how many were cut."""
+
+    features: Float[Tensor, "q k"]
+    losses: Float[np.ndarray, " q"]
+    cut: int
+
+
+def query_features(model: Model, queries: Examples, method: GradientMethod, stage: int) -> QuerySide:
+    """Features of the queries at one checkpoint (the model is already there)."""
+    model.task.check(queries)
+    compression = at_stage(method.compressor(), stage)
+    measurement = method.query_measurement()
+    layout = layout_for(model, queries, measurement, PROBE)
+    tiles = list(
+        feature_tiles(
+            model, queries, compression, measurement, layout, on_nonfinite="raise", label="queries"
+        )
+    )
+    features = torch.cat([tile.features for tile in tiles])
+    cut = int(sum(float(tile.statistics["cut"].sum()) for tile in tiles))
+    return QuerySide(features, losses(model, queries), cut)
+
+
+def losses(model: Model, examples: Examples) -> Float[np.ndarray, " n"]:
+    """Loss of each example, mean over its tokens, nats; the module is in evaluation mode for it."""
+    values: list[float] = []
+    with evaluating(model.module), torch.no_grad():
+        for start in range(0, len(examples), 8):
+            items = [model.task.encode(example) for example in examples[start : start + 8]]
+            batch = model.task.collate(items, model.device)
+            values += model.task.measure(model.module, batch, Loss("mean")).tolist()
+    return np.array(values)
+
+
+@dataclass(frozen=True)
+class Live(Fitted):
+    """Exact gradients of the training examples, taken when there are queries and multiplied as they come.
+
+    Memory: the queries' gradients (queries x parameters) and a few examples'; for each checkpoint one pass.
+    """
+
+    method: GradientMethod
+    model: Model
+    train: Examples
+
+    def score(self, queries: Examples, top: int | None = None) -> Scores:
+        """Dense scores, of which `top` keeps the best at both ends."""
+        method, model = self.method, self.model
+        self._check_memory(queries)
+        model.task.check(self.train)
+        with measured() as cost:
+            stages = model.stages()
+            weights = method.weights([stage.rate for stage in stages])
+            total = np.zeros((len(self.train), len(queries)), np.float64)
+            for number, (stage, weight) in enumerate(zip(stages, weights, strict=True)):
+                at = model.at(stage)
+                side = query_features(at, queries, method, number)
+                psi = method.query_side(side.features, None, number)
+                part, cut, skipped, coverage = self._pass(at, psi)
+                total += weight * part
+            entries = total.astype(np.float32)
+        told = notes(cut + side.cut, skipped)
+        provenance = Provenance(
+            method=method.name, parameters=method.parameters(), unit=method.unit,
+            inputs={"model": model.name, "train": self.train.origin, "queries": queries.origin},
+            model_fingerprint=model.fingerprint(), train_fingerprint=self.train.fingerprint(),
+            query_fingerprint=queries.fingerprint(), coverage=coverage, seconds=cost.seconds,
+            peak_memory=cost.peak_memory, notes=told,
+        )
+        kept = entries if top is None else TopK.of_columns((entries[:, q] for q in range(len(queries))), top)
+        return Scores.of(kept, self.train, Table.of(queries, loss=side.losses), provenance)
+
+    def _pass(self, model: Model, psi: Float[Tensor, "q k"]) -> tuple[Float[np.ndarray, "n q"], int, list[str], float]:
+        """Scores at one checkpoint; how many examples were cut, which were skipped, and the coverage."""
+        method = self.method
+        measurement = method.train_measurement()
+        layout = layout_for(model, self.train, measurement, PROBE)
+        scores = np.empty((len(self.train), len(psi)), np.float64)
+        cut, skipped = 0, list[str]()
+        tiles = feature_tiles(
+            model, self.train, Against(psi=psi), measurement, layout, on_nonfinite=cast(OnNonfinite, method.on_nonfinite)
+        )
+        for tile in tiles:
+            products, square = tile.features[:, :-1].double(), tile.features[:, -1:].double()
+            if method.row_scale == "norm":
+                products = products / square.sqrt().clamp(min=1e-30)
+            scores[tile.start : tile.start + len(products)] = products.numpy()
+            cut += int(tile.statistics["cut"].sum())
+            skipped += [tile.ids[int(k)] for k in tile.statistics["skipped"].nonzero()]
+        return scores, cut, skipped, layout.coverage
+
+    def _check_memory(self, queries: Examples) -> None:
+        """Exact gradients of all queries must fit."""
+        numbers = len(queries) * sum(p.numel() for p in self.model.parameters.values())
+        if numbers > MOST_NUMBERS:
+            raise MethodError(
+                f"Exact gradients of {len(queries)} queries take {numbers * 4 / 2**30:.0f} GiB for this model; at most "
+                f"{MOST_NUMBERS * 4 / 2**30:.0f} GiB are used. Ask fewer queries at a time, choose modules, or compress: "
+                "compression='factored:16' (--compression factored:16)."
+            )
+
+
+MOST_NUMBERS = 2**30
+"""Numbers in the exact gradients of all queries at most (4 GiB)."""
+

@@ -1,0 +1,119 @@
+"""Queries against a stored index: the same formula as everywhere in the family, by one scan of the disk."""
+
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from assay.errors import IndexMismatch
+from assay.examples import Examples
+from assay.gradients.features import notes
+from assay.index.build import check_measurement, header_of, refuse_other
+from assay.index.reader import StoredIndex
+from assay.index.scan import dense, top_k
+from assay.index.texts import read_texts
+from assay.methods.base import Fitted
+from assay.methods.gradient.base import GradientMethod, query_features
+from assay.models import Model
+from assay.provenance import Provenance, measured
+from assay.ranking import TopK
+from assay.scores import Scores
+from assay.tables import Table
+
+
+class Indexed(Fitted):
+    """A method fitted to an index on disk.
+
+    Args:
+        index: the features of the training examples.
+        model: the model that the index was built with; IndexMismatch otherwise.
+        method: any whose gradients the index holds.
+        seconds: what building took, if it was part of this job.
+        folder: a temporary directory that holds the index and goes with this object.
+    """
+
+    def __init__(
+        self, index: StoredIndex, model: Model, method: GradientMethod, seconds: float = 0.0,
+        folder: "tempfile.TemporaryDirectory[str] | None" = None,
+    ) -> None:
+        check_measurement(index, method.train_measurement(), method.name)
+        self.index, self.model, self.method, self._seconds, self._folder = index, model, method, seconds, folder
+        with measured(seconds) as cost:
+            self._state = method.state(index)
+        self._seconds = cost.seconds
+
+    def score(self, queries: Examples, top: int | None = None) -> Scores:
+        """Dense scores, or the `top` best at both ends with memory that does not grow with the training data."""
+        index, method = self.index, self.method
+        with measured(self._seconds) as cost:
+            psi, losses, cut = self._queries(queries)
+            scale = self._row_scale()
+            if top is None:
+                entries: Any = dense(index, psi, row_scale=scale).numpy()
+                train = read_texts(index.path, index.rows)
+            else:
+                best = top_k(index, psi, top, row_scale=scale)
+                ends = (best.helpful_rows, best.helpful_scores, best.harmful_rows, best.harmful_scores)
+                entries = TopK.of_ends(*(part.numpy() for part in ends))
+                train = read_texts(index.path, index.rows, entries.rows())
+        provenance = Provenance(
+            method=method.name, parameters=self._parameters(), unit=method.unit,
+            inputs={"model": self.model.name, "train": self._data(), "queries": queries.origin},
+            model_fingerprint=index.header["model"]["fingerprint"], train_fingerprint=index.header["data"][-1],
+            query_fingerprint=queries.fingerprint(), coverage=index.header["coverage"], seconds=cost.seconds,
+            peak_memory=cost.peak_memory, notes=self._notes(cut),
+        )
+        return Scores.of(entries, train, Table.of(queries, loss=losses), provenance)
+
+    def _queries(self, queries: Examples) -> tuple[Float[Tensor, "c q k"], Float[np.ndarray, " q"], int]:
+        """Query features with weights and curvature folded in, one for each checkpoint of the index."""
+        stages = self.model.stages()
+        used = self._used(len(stages))
+        weights = self.method.weights([stage.rate for stage in stages])
+        psi = torch.zeros(self.index.checkpoints, len(queries), self.index.dim)
+        losses, cut = np.zeros(len(queries)), 0
+        for number in used:
+            side = query_features(self.model.at(stages[number]), queries, self.method, number)
+            turned = self.method.query_side(side.features, self._state, number)
+            psi[number] = weights[number] * turned
+            losses, cut = side.losses, side.cut
+        return psi, losses, cut
+
+    def _used(self, stages: int) -> Sequence[int]:
+        if stages != self.index.checkpoints:
+            raise IndexMismatch(
+                f"The index '{self.index.path}' has {self.index.checkpoints} checkpoints and the model {stages}. "
+                "Give the model with the checkpoints of the index."
+            )
+        return range(stages) if self.method.every_checkpoint else [stages - 1]
+
+    def _row_scale(self) -> Float[Tensor, "..."] | None:
+        match self.method.row_scale:
+            case "norm":
+                norms = self.index.norms()
+                return torch.where(norms > 0, 1.0 / norms.clamp(min=1e-30), 0.0)
+            case "miss":
+                return self.index.stats("miss").mean(0)
+            case _:
+                return None
+
+    def _parameters(self) -> dict[str, Any]:
+        return {**self.method.parameters(), "index_dtype": self.index.dtype}
+
+    def _data(self) -> str:
+        return str(self.index.header["origin"].get("train", self.index.path.name))
+
+    def _notes(self, cut: int) -> tuple[str, ...]:
+        skipped = self.index.stats("skipped")[-1].nonzero().squeeze(1).numpy()
+        names = list(read_texts(self.index.path, self.index.rows, skipped).ids) if len(skipped) else []
+        return notes(int(self.index.stats("cut")[-1].sum()) + cut, names)
+
+
+def check_model(index: StoredIndex, model: Model, method: GradientMethod) -> None:
+    """Raise IndexMismatch unless the index was built with this model."""
+    refuse_other(index, header_of(model, method.contents()))
+

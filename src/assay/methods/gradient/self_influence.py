@@ -1,0 +1,75 @@
+"""Self-influence: how much an example's own gradient step would lower its own loss.
+
+    d_i = sum over checkpoints c of  w_c |grad L_i(theta_c)|^2,        value_i = -d_i
+
+Memorised, mislabelled and odd examples have large `d`, so that easy examples come first and suspicious ones last. It is
+the diagonal of `tracin` (of `graddot`, if the model has no checkpoints: one checkpoint of weight 1).
+
+Paper: Pruthi et al. 2020 (arXiv 2002.08484), section 5.1. Cost: one gradient an example and checkpoint. Hard and wrong
+examples are confounded; under a loss summed over tokens long examples come out large.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import numpy as np
+
+from assay.compress import parse
+from assay.errors import MethodError
+from assay.examples import Examples
+from assay.gradients.features import OnNonfinite, feature_tiles, layout_for, notes
+from assay.index.build import PROBE, at_stage
+from assay.methods.base import ValueMethod, option
+from assay.models import Model
+from assay.provenance import Provenance, measured
+from assay.tasks import Loss
+from assay.values import Values
+
+
+@dataclass(frozen=True)
+class SelfInfluence(ValueMethod):
+    """Squared length of each example's gradient along the training run, negated."""
+
+    name: ClassVar[str] = "self-influence"
+    family: ClassVar[str] = "gradient"
+    unit: ClassVar[str] = "arbitrary"
+    summary: ClassVar[str] = "squared gradient length along the run (TracIn's diagonal); suspicious examples come last"
+    paper: ClassVar[str] = "Pruthi et al. 2020 (2002.08484)"
+
+    compression: str = option("none", "none (exact), factored:RANK or sjlt:DIM")
+    seed: int = option(0, "of the random projection")
+    train_loss: str = option("sum", "an example's loss over its tokens", ("sum", "mean"))
+    on_nonfinite: str = option("raise", "a loss or gradient that is NaN or infinite: stop, or skip the example", ("raise", "skip"))
+
+    def check(self) -> None:
+        """The compression must be readable."""
+        parse(self.compression, self.seed)
+
+    def value(self, model: object, train: Examples, on: Examples | None = None) -> Values:
+        """Values of the training examples; needs no validation examples."""
+        if not isinstance(model, Model):
+            raise MethodError(f"self-influence takes gradients of a model, and was given {type(model).__name__}.")
+        model.task.check(train)
+        measurement = Loss("mean" if self.train_loss == "mean" else "sum")
+        total, cut, skipped, coverage = np.zeros(len(train)), 0, list[str](), 1.0
+        with measured() as cost:
+            for number, stage in enumerate(model.stages()):
+                at = model.at(stage)
+                layout = layout_for(at, train, measurement, PROBE)
+                coverage, cut, skipped = layout.coverage, 0, []
+                tiles = feature_tiles(
+                    at, train, at_stage(parse(self.compression, self.seed), number), measurement, layout,
+                    on_nonfinite=cast(OnNonfinite, self.on_nonfinite),
+                )
+                for tile in tiles:
+                    part = slice(tile.start, tile.start + len(tile.ids))
+                    total[part] += stage.rate * tile.features.double().square().sum(1).numpy()
+                    cut += int(tile.statistics["cut"].sum())
+                    skipped += [tile.ids[int(k)] for k in tile.statistics["skipped"].nonzero()]
+        provenance = Provenance(
+            method=self.name, parameters=self.parameters(), unit=self.unit,
+            inputs={"model": model.name, "train": train.origin}, model_fingerprint=model.fingerprint(),
+            train_fingerprint=train.fingerprint(), coverage=coverage, seconds=cost.seconds, peak_memory=cost.peak_memory,
+            notes=notes(cut, skipped),
+        )
+        return Values.of(-total, train, provenance, raw={"self_influence": total})

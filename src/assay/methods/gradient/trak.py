@@ -1,0 +1,88 @@
+"""TRAK: a datamodel estimate by linearising the model to a logistic regression on projected gradients.
+
+    f = log(p / (1 - p))                      the margin of the target, whose gradients are the features
+    phi_c(i) = projected grad f_i at model c, rows of Phi_c
+    score(i, q) = [mean_c (1 - p_c(i))] * [mean_c phi_c(i)^T (Phi_c^T Phi_c + lam I)^-1 phi_c(q)]
+
+the two means taken apart, as the authors' code does. `newton=True` weights the Gram matrix by `p(1 - p)`, the Hessian of the
+logistic regression: then a score is the change of q's margin when i leaves (measured slope 1.04 against 6.8).
+For a language model f is the sum of the token margins and 1 - p their mean.
+
+Paper: Park et al., TRAK: Attributing Model Behavior at Scale, 2023 (arXiv 2303.14186), eq. 13-17. Cost: M models x (N + Q)
+gradients, a Gram matrix of N k^2 and its factorisation k^3, in float64. Checkpoints should be independently trained.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from assay.errors import MethodError
+from assay.index.reader import StoredIndex
+from assay.methods.base import option
+from assay.methods.gradient.base import GradientMethod, RowScale
+from assay.tasks import Margin, Measurement
+
+
+@dataclass(frozen=True)
+class TRAK(GradientMethod):
+    """Projected margin gradients through the inverse of their Gram matrix, times the residual."""
+
+    name: ClassVar[str] = "trak"
+    summary: ClassVar[str] = "projected margin gradients through their inverse Gram matrix, averaged over an ensemble"
+    paper: ClassVar[str] = "Park et al. 2023 (2303.14186)"
+    every_checkpoint: ClassVar[bool] = True
+    row_scale: ClassVar[RowScale] = "miss"
+    stores: ClassVar[bool] = True
+
+    compression: str = option("sjlt:2048", "none (exact), factored:RANK or sjlt:DIM")
+    damping: float | None = option(None, "added to the Gram matrix; by default 0 if there are four rows a dimension, else 1e-3 of its mean diagonal")
+    newton: bool = option(False, "weight the Gram matrix by p(1 - p), which calibrates the size of the scores")
+
+    def check(self) -> None:
+        """Damping is not negative."""
+        super().check()
+        self.expect(self.damping is None or self.damping >= 0, "damping", "a number of at least 0")
+
+    def train_measurement(self) -> Measurement:
+        """The margin, summed over tokens."""
+        return Margin("sum")
+
+    def query_measurement(self) -> Measurement:
+        """The margin; reduced as `query_loss` says."""
+        return Margin("mean" if self.query_loss == "mean" else "sum")
+
+    def weights(self, rates: Sequence[float]) -> list[float]:
+        """A mean over the ensemble."""
+        return [1.0 / len(rates) for _ in rates]
+
+    def state(self, source: StoredIndex) -> list[Float64[Tensor, "k k"]]:
+        """The Cholesky factor of each checkpoint's Gram matrix."""
+        return [self._factor(source, stage) for stage in range(source.checkpoints)]
+
+    def query_side(self, psi: Float[Tensor, "q k"], state: Any, stage: int) -> Float[Tensor, "q k"]:
+        """`(Phi^T Phi + lam I)^-1 psi`."""
+        return torch.cholesky_solve(psi.double().T, state[stage]).T.float()
+
+    def _factor(self, index: StoredIndex, stage: int) -> Float64[Tensor, "k k"]:
+        gram = torch.zeros(index.dim, index.dim, dtype=torch.float64)
+        miss = index.stats("miss")[stage].double()
+        for tile in index.tiles(stage):
+            phi = tile.features.double()
+            m = miss[tile.start : tile.start + len(phi)]
+            weighted = phi * (m * (1 - m))[:, None] if self.newton else phi
+            gram += phi.T @ weighted
+        lam = self.damping
+        if lam is None:
+            lam = 0.0 if index.rows >= 4 * index.dim else 1e-3 * float(gram.diagonal().mean())
+        gram.diagonal().add_(lam)
+        factor, info = torch.linalg.cholesky_ex(gram)
+        if int(info):
+            raise MethodError(
+                f"The Gram matrix of {index.rows} examples in {index.dim} dimensions is singular. Give damping (for example "
+                f"{1e-3 * float(gram.diagonal().mean()):.2g}), a smaller projection, or more examples."
+            )
+        return factor

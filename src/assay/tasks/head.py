@@ -1,0 +1,136 @@
+"""The output layer of a language model, measured in chunks of tokens.
+
+With logits `z = W h + b` over a large vocabulary, `z` and `dl/dz` of a whole batch do not fit in memory and cost more
+traffic than arithmetic. When `W` is frozen both are needed once: a chunk of `z` gives the value and, in place, its
+gradient, from which follows `dl/dh = W^T dl/dz`; the chunk is then overwritten by the next. The floor, one product
+forward and one backward, is kept: nothing is computed twice.
+"""
+
+import weakref
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from assay.tasks.base import Observe, evaluating
+from assay.tasks.measurements import Measurement
+
+CHUNK_ELEMENTS = 8 * 2**20
+"""Logits held at once (32 MiB of float32): large enough for full speed, small beside the model's activations."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A language model taken apart: `linear(backbone(tokens).last_hidden_state)` are its logits."""
+
+    backbone: nn.Module
+    linear: nn.Linear
+
+    @property
+    def chunk(self) -> int:
+        """Tokens whose logits are held at once."""
+        return max(1, CHUNK_ELEMENTS // self.linear.weight.shape[0])
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the head's own parameters need no gradient from the graph."""
+        return not any(p.requires_grad for p in self.linear.parameters())
+
+
+_found: "weakref.WeakKeyDictionary[nn.Module, tuple[Head, bool]]" = weakref.WeakKeyDictionary()
+
+
+def find_head(module: nn.Module) -> Head | None:
+    """The module's head, if applying it to the backbone's last hidden state gives the module's logits, bit for bit, on
+    a probe; None for any other architecture (scaled or capped logits, prompts in front). Probed once for each head.
+    """
+    head = _take_apart(module)
+    if head is None:
+        return None
+    known = _found.get(module)
+    if known is None or known[0] != head:
+        known = _found[module] = (head, _probe(module, head))
+    return head if known[1] else None
+
+
+def _take_apart(module: nn.Module) -> Head | None:
+    """Backbone and head by the model library's conventions, also inside a LoRA wrapper."""
+    model: Any = getattr(module, "get_base_model", lambda: module)()
+    linear: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    backbone = getattr(model, getattr(model, "base_model_prefix", "") or "", None)
+    if type(linear) is not nn.Linear or not isinstance(backbone, nn.Module) or backbone is model:
+        return None
+    return Head(backbone, linear)
+
+
+def _probe(module: nn.Module, head: Head) -> bool:
+    tokens = torch.tensor([[1, 0, 1]], device=head.linear.weight.device)
+    try:
+        with torch.no_grad(), evaluating(module):
+            hidden = head.backbone(input_ids=tokens, use_cache=False).last_hidden_state
+            logits: Tensor = module(input_ids=tokens, use_cache=False).logits
+            return torch.equal(head.linear(hidden).to(logits.dtype), logits)
+    except (AttributeError, TypeError, ValueError, RuntimeError, IndexError):
+        return False  # not a model of the usual shape: the plain graph serves it
+
+
+def measure_head(
+    linear: nn.Linear,
+    hidden: Float[Tensor, "tokens width"],
+    target: Int[Tensor, " tokens"],
+    scale: Float[Tensor, " tokens"],
+    example: Int[Tensor, " tokens"],
+    measurement: Measurement,
+    observe: Observe | None = None,
+) -> Float[Tensor, " tokens"]:
+    """`scale` times the measurement at each token, differentiable by `hidden`.
+
+    `observe` is shown each chunk's (module, inputs, gradients at the logits, example of each token).
+    """
+    return cast(Tensor, _ChunkedHead.apply(hidden, linear, target, scale, example, measurement, observe))
+
+
+class _ChunkedHead(torch.autograd.Function):
+    """Forward computes values and d/dhidden together, chunk by chunk; backward only scales."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        linear: nn.Linear,
+        target: Tensor,
+        scale: Tensor,
+        example: Tensor,
+        measurement: Measurement,
+        observe: Observe | None,
+    ) -> Tensor:
+        weight, bias = linear.weight, linear.bias
+        exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        wanted = ctx.needs_input_grad[0] or observe is not None
+        values = torch.empty(len(hidden), dtype=exact, device=hidden.device)
+        slope = torch.empty_like(hidden) if wanted else None
+        size = max(1, CHUNK_ELEMENTS // weight.shape[0])
+        for start in range(0, len(hidden), size):
+            part = slice(start, start + size)
+            logits = torch.nn.functional.linear(hidden[part], weight, bias).to(exact)
+            if slope is None:
+                values[part] = measurement.of_logits(logits, target[part]) * scale[part]
+                continue
+            value, gradient = measurement.with_gradient(logits, target[part])
+            values[part] = value * scale[part]
+            if measurement.reduction == "mean":
+                gradient.mul_(scale[part, None])
+            gradient = gradient.to(weight.dtype)
+            torch.mm(gradient, weight, out=slope[part])
+            if observe is not None:
+                observe(linear, hidden[part], gradient, example[part])
+        if slope is not None:
+            ctx.save_for_backward(slope)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (slope,) = ctx.saved_tensors
+        return (slope * gradients[0][:, None].to(slope.dtype), None, None, None, None, None, None)

@@ -1,0 +1,89 @@
+"""What training by a recipe gives back: the model, its checkpoints, the optimiser's memory, the learning curve."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from assay.errors import MethodError
+from assay.models import Checkpoint, Model
+from assay.tasks import Loss, Measurement
+from assay.training.data import encode
+from assay.training.state import Layout, State, module_state
+from assay.training.steps import Steps
+
+EVALUATED_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Args:
+        model: the trained model in evaluation mode, with its checkpoints. A checkpoint's rate is the learning rate of
+            the step that led to it: of SGD the factor on the gradient, of Adam the factor on a normalised one, which is
+            something else (see `moment`).
+        losses: at each step the mean loss of the batch's examples whose weight is not 0, before the update (NaN where
+            all weights are 0). float64.
+        rates: the learning rate of each step. float64.
+        states: the whole state at each checkpoint, optimiser included; the last is the end.
+        layout: how the flat vectors of a state divide into parameters.
+        seconds: time spent training, interrupted attempts included.
+    """
+
+    model: Model
+    losses: Float[Tensor, " steps"] = field(repr=False)
+    rates: Float[Tensor, " steps"] = field(repr=False)
+    states: tuple[State, ...] = field(repr=False)
+    layout: Layout = field(repr=False)
+    seconds: float
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """The model's checkpoints, earliest first; the last is the end."""
+        return self.model.checkpoints
+
+    def moment(self, name: str, checkpoint: int = -1) -> dict[str, Tensor]:
+        """What the optimiser remembered at a checkpoint, by parameter name.
+
+        Of Adam and AdamW: `"first"` and `"second"`, the running averages of the gradient and its square *without* bias
+        correction (divide by `1 - beta^t` with t = `states[checkpoint].step`). Of SGD with momentum: `"momentum"`.
+
+        Raises MethodError: the optimiser has no such moment.
+        """
+        moments = self.states[checkpoint].moments
+        if name not in moments:
+            known = f"it remembers {', '.join(moments)}" if moments else "it remembers nothing (SGD without momentum)"
+            raise MethodError(f"This run's optimiser has no moment '{name}': {known}. Train with the optimiser needed.")
+        return self.layout.split(moments[name])
+
+    def loss_of(self, queries: Any, measurement: Measurement | None = None) -> Float[Tensor, " n"]:
+        """The trained model's loss on each query, on the CPU; mean over its tokens unless `measurement` says otherwise.
+
+        `queries`: examples, or examples encoded by the recipe.
+        """
+        data, device = encode(queries, self.model.task), self.model.device
+        measurement = measurement or Loss("mean")
+        with torch.no_grad():
+            parts = [
+                self.model.task.measure(self.model.module, data.batch(rows, device), measurement).cpu()
+                for rows in torch.split(torch.arange(len(data)), EVALUATED_AT_ONCE)
+            ]
+        return torch.cat(parts)
+
+
+def assemble(steps: Steps, states: tuple[State, ...], losses: list[float], seconds: float) -> Run:
+    """The run that went through these states; takes over the steps' module."""
+    module, rates = steps.module, steps.update.rates
+    steps.restore(states[-1])
+    module.eval()
+    checkpoints = [
+        Checkpoint.of_state(state.name, rates[state.step - 1], module, module_state(module, steps.layout, state))
+        for state in states
+    ]
+    return Run(
+        Model(module, steps.data.task, checkpoints=checkpoints), torch.tensor(losses, dtype=torch.float64),
+        torch.tensor(rates, dtype=torch.float64), states, steps.layout, seconds,
+    )
