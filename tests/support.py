@@ -1,6 +1,6 @@
 """Tiny models, a tiny tokenizer and examples that several tests share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 
 import assay
+from assay.compress import Identity
 from assay.examples import Examples
+from assay.gradients.blocks import Layout, lay_out
+from assay.gradients.capture import capturing
+from assay.gradients.functional import dense_gradients
 from assay.models import Model
-from assay.tasks import Batch, CausalLM, Custom, SequenceClassification, Task
+from assay.tasks import Batch, CausalLM, Custom, Loss, Measurement, SequenceClassification, Task
 from assay.tasks.language import IGNORED
 
 WORDS = "a the cat dog sat ran on under mat tree and saw big red hello who are you I am user assistant system : ."
+LOSS = Loss()
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 VOCABULARY = SPECIAL + WORDS.split() + ["\n"]
 
@@ -45,7 +50,12 @@ def examples(*rows: Mapping[str, Any] | str) -> Examples:
     return assay.read([{"text": row} if isinstance(row, str) else dict(row) for row in rows])
 
 
-TEXTS = ("the cat sat on the mat", "a big red dog ran under the tree and saw the cat", "hello who are you", "I am a dog .")
+TEXTS = (
+    "the cat sat on the mat",
+    "a big red dog ran under the tree and saw the cat",
+    "hello who are you",
+    "I am a dog .",
+)
 
 SIZES: dict[str, Any] = {
     "vocab_size": len(VOCABULARY), "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
@@ -122,7 +132,7 @@ def naive_losses(module: nn.Module, batch: Batch, reduction: str = "sum") -> Ten
     return torch.stack(losses)
 
 
-def squared(shape: Sequence[int] = (), seed: int = 5) -> Task:
+def quadratic(seed: int = 5) -> Task:
     """A task whose loss is a fixed random quadratic of everything that the module returns."""
 
     def loss(module: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
@@ -133,9 +143,42 @@ def squared(shape: Sequence[int] = (), seed: int = 5) -> Task:
     return Custom(loss)
 
 
+def array_model(module: nn.Module, **options: Any) -> Model:
+    """Any module in float64 under a quadratic loss."""
+    return Model(shaken(module.double()).eval(), quadratic(), **options)
+
+
 def arrays(x: Tensor) -> Examples:
-    """Examples of the rows of x, without targets."""
-    return assay.read([(row, 0) for row in x]) if False else assay.read((x, torch.zeros(len(x))))
+    """Examples of the rows of x."""
+    return assay.read((x, torch.zeros(len(x))))
 
 
-Build = Callable[[], nn.Module]
+def captured(
+    model: Model, batch: Batch, measurement: Measurement = LOSS, layout: Layout | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Gradients as captured, uncompressed, [batch, rows * cols] by block, and the measurement."""
+    layout = layout or lay_out(model)
+    with capturing(model, Identity(), layout) as capture:
+        features, values = capture(batch, measurement)
+    names, parts = [b.name for b in layout.blocks], features.split([b.size for b in layout.blocks], 1)
+    return dict(zip(names, parts, strict=True)), values
+
+
+def true(model: Model, batch: Batch, measurement: Measurement = LOSS) -> dict[str, Tensor]:
+    """The same by automatic differentiation of each example alone."""
+    model.module.eval()
+    gradients = dense_gradients(model, batch, measurement)
+    return {block.name: block.assemble(gradients).flatten(1) for block in lay_out(model).blocks}
+
+
+def assert_gradients(
+    model: Model, batch: Batch, measurement: Measurement = LOSS, tolerance: float = 1e-9, layout: Layout | None = None
+) -> None:
+    """Every block's captured gradient is the true one, relative to the largest entry of any block."""
+    found, _ = captured(model, batch, measurement, layout)
+    expected = true(model, batch, measurement)
+    scale = max(float(g.abs().max()) for g in expected.values())
+    assert found.keys() == expected.keys()
+    assert scale > 1e-3
+    for name, gradient in expected.items():
+        assert float((found[name] - gradient).abs().max()) <= tolerance * scale, name

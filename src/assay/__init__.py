@@ -5,11 +5,12 @@ from assay.api import Opened, attribute, build, open, value
 from assay.examples import Example, Examples, read
 from assay.models import Checkpoint, Model, load
 from assay.scores import Scores
+from assay.training import EstimatorRecipe, Recipe, Run
 from assay.values import Values
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Checkpoint", "Example", "Examples", "Model", "Opened", "Scores", "Values", "attribute", "build", "errors", "load",
+    "Checkpoint", "EstimatorRecipe", "Example", "Examples", "Model", "Opened", "Recipe", "Run", "Scores", "Values", "attribute", "build", "errors", "load",
     "methods", "open", "read", "tasks", "value",
 ]

@@ -2,21 +2,24 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from assay.compress import Factored, Identity
-from assay.errors import IndexMismatch, InputError, MethodError
-from assay.examples import Examples, read
-from assay.index.build import Contents, append_checkpoints, append_rows, build_index
+from assay.errors import InputError, MethodError
+from assay.examples import read
+from assay.index.build import append_checkpoints, append_rows, build_index, model_facts, refuse_other
 from assay.index.format import Dtype
 from assay.index.reader import StoredIndex, open_index
 from assay.methods import Method, Registered, ValueMethod, find
-from assay.methods.gradient.base import GradientMethod
+from assay.methods.gradient.base import GradientMethod, without_checkpoints
 from assay.methods.gradient.indexed import Indexed, check_model
 from assay.models import Model, load
 from assay.scores import Scores
 from assay.values import Values
 
+CURRENT = "current"
+"""Name of the only checkpoint of a model that has none."""
 DENSE_PAIRS = 2**27
 """Pairs of example and query above which scores are kept as the best at both ends (512 MiB of float32)."""
 TOP = 100
@@ -32,8 +35,8 @@ def attribute(
         model: from `load`, a `Model`, or what the method takes (lexical methods take None).
         train, queries: anything that `read` takes.
         method: a name, or a method with its hyper-parameters.
-        top: keep only so many at both ends of each query. By default everything is kept, up to 2^27 pairs of example and
-            query; beyond, the best and worst 100.
+        top: keep only so many at both ends of each query. By default everything is kept, up to 2^27 pairs of example
+            and query; beyond, the best and worst 100.
 
     Raises:
         InputError: of one kind or another, see `assay.errors`.
@@ -44,7 +47,7 @@ def attribute(
 
 
 def value(model: Any, train: Any, on: Any = None, method: str | Registered = "self-influence") -> Values:
-    """What each training example is worth: by a value method, or the mean over the examples `on` of an attribution's scores.
+    """What each training example is worth: by a value method, or the mean of an attribution's scores for `on`.
 
     Raises MethodError if an attribution method is given no `on`.
     """
@@ -63,8 +66,14 @@ def value(model: Any, train: Any, on: Any = None, method: str | Registered = "se
 
 
 def build(
-    model: Model, train: Any, path: str | os.PathLike[str], *, method: str | GradientMethod = "gradcos",
-    compression: str | None = None, dtype: Dtype = "float32", append: Literal["examples", "checkpoints"] | None = None,
+    model: Model,
+    train: Any,
+    path: str | os.PathLike[str],
+    *,
+    method: str | GradientMethod | None = None,
+    compression: str | None = None,
+    dtype: Dtype = "float32",
+    append: Literal["examples", "checkpoints"] | None = None,
     origin: Mapping[str, Any] | None = None,
 ) -> Indexed:
     """Build an index of the training examples' features, to be asked many times.
@@ -75,23 +84,26 @@ def build(
         model: its checkpoints are stored if the method uses them.
         train: anything that `read` takes.
         path: a new directory, or that of the interrupted build.
-        method: whose features are stored; any method of the same measurement can be asked later.
+        method: whose features are stored; any method of the same measurement can be asked later. By default gradcos;
+            when appending, that of the index.
         compression: `factored:RANK` (16 by default) or `sjlt:DIM`; by default the method's own, if it has one.
-        dtype: float32, bfloat16 or int8.
+        dtype: float32, bfloat16 or int8; appending keeps that of the index.
         append: add `"examples"`, or the model's further `"checkpoints"`, to a finished index.
         origin: how to load the model again, noted in the index (the command line does).
 
     Raises:
         IndexMismatch: another index is there. DataError, NonFiniteError, StorageError.
     """
-    chosen = _gradient(method)
+    appended = method is None and append is not None
+    chosen = _as_built(open_index(path)) if appended else _gradient(method or "gradcos")
     if compression is not None or isinstance(chosen.compressor(), Identity):
-        chosen = _with(chosen, compression=compression or str(Factored()))
+        chosen = replace(chosen, compression=compression or str(Factored()))
     model = chosen.staged(model)
     examples = read(train)
-    contents = chosen.contents(dtype, {**(origin or {}), "train": examples.origin, "method": chosen.name})
+    settings = {name: value for name, value in chosen.parameters().items() if name not in ("compression", "seed")}
+    noted = {**(origin or {}), "train": examples.origin, "method": chosen.name, "parameters": settings}
     add = {"examples": append_rows, "checkpoints": append_checkpoints, None: build_index}[append]
-    return Indexed(add(model, examples, path, contents), model, chosen)
+    return Indexed(add(model, examples, path, chosen.contents(dtype, noted)), model, chosen)
 
 
 class Opened:
@@ -103,22 +115,19 @@ class Opened:
     def __len__(self) -> int:
         return len(self.index)
 
-    def attribute(
-        self, queries: Any, method: str | GradientMethod | None = None, *, top: int | None = None
-    ) -> Scores:
+    def attribute(self, queries: Any, method: str | GradientMethod | None = None, *, top: int | None = None) -> Scores:
         """Scores of the indexed examples for these queries, by the method it was built for or another one.
 
         Raises MethodError or InputError if the index holds other gradients than the method needs.
         """
-        header = self.index.header
-        chosen = _gradient(method or header["origin"].get("method", "gradcos"))
-        chosen = _with(chosen, compression=header["compression"], seed=header["seed"])
+        chosen = _as_built(self.index, method)
+        chosen.check_model(self.model)
         check_model(self.index, self.model, chosen)
         queries = read(queries)
         return Indexed(self.index, self.model, chosen).score(queries, _kept(len(self.index), len(queries), top))
 
 
-def open(path: str | os.PathLike[str], model: Model | None = None) -> Opened:  # noqa: A001  (assay.open)
+def open(path: str | os.PathLike[str], model: Model | None = None) -> Opened:
     """Open an index. Its model is loaded from where the index says, unless it is given.
 
     Raises IndexMismatch if the model is another one, CorruptIndex for a damaged index.
@@ -132,18 +141,18 @@ def open(path: str | os.PathLike[str], model: Model | None = None) -> Opened:  #
                 "assay.open(path, model)."
             )
         model = load_origin(origin)
-    if index.header["model"]["fingerprint"] != model.fingerprint():
-        raise IndexMismatch(
-            f"The index '{path}' was built with the model {index.header['model']['name']} and other weights or modules than those "
-            f"of {model.name}. Use that model, or build another index."
-        )
+    if [stage["name"] for stage in index.header["checkpoints"]] == [CURRENT]:
+        model = without_checkpoints(model)
+    refuse_other(index, model_facts(model))
     return Opened(index, model)
 
 
 def load_origin(origin: Mapping[str, Any]) -> Model:
     """The model as the command line loaded it when the index was built."""
     return load(
-        origin["model"], modules=origin.get("modules") or None, max_length=origin.get("max_length"),
+        origin["model"],
+        modules=origin.get("modules") or None,
+        max_length=origin.get("max_length"),
         checkpoints=[(path, rate) for path, rate in origin.get("checkpoints", [])],
     )
 
@@ -162,10 +171,20 @@ def _gradient(method: str | Registered) -> GradientMethod:
     return chosen
 
 
-def _with(method: GradientMethod, **changes: Any) -> GradientMethod:
-    from dataclasses import replace
+def _as_built(index: StoredIndex, method: str | GradientMethod | None = None) -> GradientMethod:
+    """The method as it was when the index was built, or another one, with the compression of the index.
 
-    return replace(method, **changes)
+    A method by name takes the loss of training examples that the index holds.
+    """
+    header, origin = index.header, index.header["origin"]
+    name = origin.get("method", "gradcos")
+    if isinstance(method, GradientMethod):
+        chosen = method
+    elif method in (None, name):
+        chosen = _gradient(find(name, **origin.get("parameters", {})))
+    else:
+        chosen = replace(_gradient(method or name), train_loss=header["measurement"]["reduction"])
+    return replace(chosen, compression=header["compression"], seed=header["seed"])
 
 
 def _kept(rows: int, queries: int, top: int | None) -> int | None:

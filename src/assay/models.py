@@ -119,7 +119,7 @@ class Model:
     def fingerprint(self) -> str:
         """SHA-256 over the names, shapes, dtypes and bits of all weights, and over the patterns and the task."""
         digest = hashlib.sha256(
-            json.dumps([self.task.name, self.patterns, [c.name for c in self.checkpoints]]).encode()
+            json.dumps([self.task.identity(), self.patterns, [c.name for c in self.checkpoints]]).encode()
         )
         for name, tensor in self.module.state_dict().items():
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

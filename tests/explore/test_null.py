@@ -21,13 +21,7 @@ def test_the_middle_half_of_the_null_is_that_of_the_scores() -> None:
 
 def test_all_random_scores_lie_within_reach_in_nineteen_of_twenty_cases() -> None:
     draws = np.random.default_rng(1).standard_normal((4_000, 200))
-    null = Null.of(draws.ravel())
-    assert null is not None
-    # the reach for 200 scores, from one Null of 200 with the exact quartiles of the normal distribution
-    exact = Null.of(np.array([-0.67449, 0.0, 0.67449]))
-    assert exact is not None
-    assert exact.spread == pytest.approx(1, rel=1e-3)
-    reach = Null.of(np.repeat([-0.67449, -0.67449, 0.0, 0.67449, 0.67449], 40))
+    reach = Null.of(np.repeat([-0.67449, -0.67449, 0.0, 0.67449, 0.67449], 40))  # a normal distribution's quartiles
     assert reach is not None
     inside = ((draws < reach.high) & (draws > reach.low)).all(axis=1).mean()
     assert inside == pytest.approx(0.95, abs=0.012)  # 3.5 standard errors of 4,000 draws

@@ -47,24 +47,8 @@ class AgainstSketch(IdentitySketch):
     def emit(self, block: int, gradient: Float[Tensor, "batch p q"]) -> Float[Tensor, "batch w"]:
         """Products with every query, then the squared length."""
         flat = gradient.flatten(1)
-        products = _products(flat, self._parts[block].to(flat.dtype))
-        return torch.cat([products, flat.square().sum(1, keepdim=True)], 1)
+        return torch.cat([flat @ self._parts[block].to(flat.dtype).T, flat.square().sum(1, keepdim=True)], 1)
 
     def whole(self, block: int, gradient: Float[Tensor, "batch rows cols"]) -> Float[Tensor, "batch w"]:
         """The same."""
         return self.emit(block, gradient)
-
-
-_PIECE = 4096
-
-
-def _products(rows: Float[Tensor, "batch n"], others: Float[Tensor, "q n"]) -> Float[Tensor, "batch q"]:
-    """`rows @ others^T`, summed in pieces: a matrix product adds millions of terms one after the other in float32, which
-    costs three digits."""
-    whole = rows.shape[1] // _PIECE * _PIECE
-    total = rows[:, whole:] @ others[:, whole:].T
-    if whole:
-        a = rows[:, :whole].unflatten(1, (-1, _PIECE)).transpose(0, 1)
-        b = others[:, :whole].unflatten(1, (-1, _PIECE)).permute(1, 2, 0)
-        total = total + torch.bmm(a, b).sum(0)
-    return total

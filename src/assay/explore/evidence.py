@@ -67,7 +67,11 @@ def _read(name: str, content: Any) -> Evidence:
             for j, row in enumerate(known)
         ]
         counts = [row.get("n") for row in known]
-        facts = {str(key): value for key, value in content.items() if key not in FACTS}
+        scalars = {key: value for key, value in content.items() if isinstance(value, str | int | float)}
+        facts = {
+            key: unsigned(value) if isinstance(value, float) else value
+            for key, value in scalars.items() if key not in FACTS
+        }
         unit, text = str(content.get("unit", UNITS[name])), str(content.get("text", ""))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(

@@ -146,7 +146,8 @@ def _svg(figure: Any, name: str, description: str) -> Markup:
         figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(METADATA))
     drawn = buffer.getvalue()
     body = drawn[drawn.index(">", drawn.index("<svg")) + 1 : drawn.rindex("</svg>")]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
+    # What is only metadata, and styles, which would hold for the whole page; report.css has them for plots.
+    body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.S)
     body = re.sub(r'(<g) id="[^"]*"', r"\1", body)  # such as figure_1: the same in every plot
     body = body.replace("xlink:href", "href")
     body = re.sub(r"font: ([\d.]+px)[^;\"<]*", r"font: \1 var(--font)", body)

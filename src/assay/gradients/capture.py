@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from assay.gradients.blocks import Layout, Site, lay_out
 from assay.gradients.functional import each_gradient, requiring_gradients
-from assay.gradients.rules import Factored, NotByExample, OneHot, Whole
+from assay.gradients.rules import Factored, NotByExample, Whole
 from assay.gradients.sketch import Compression, Sketch, sum_outer, sum_outer_flat
 from assay.models import Model
 from assay.tasks import Batch, Measurement
@@ -133,7 +133,6 @@ class Capture:
         batch, sketch = self._batch, self.sketch
         compress, compress_late = (sketch.left, sketch.right) if rule.early_is_left else (sketch.right, sketch.left)
         known = compress(block, rule.early(site.module, x, batch))
-        known = known if isinstance(known, OneHot) else _own(known, x)
 
         def late(d: Tensor) -> None:
             other = compress_late(block, rule.late(site.module, d, batch))
@@ -144,7 +143,7 @@ class Capture:
 
     def _early_whole(self, site: Site, rule: Whole, x: Tensor) -> Callable[[Tensor], None]:
         batch, sketch = self._batch, self.sketch
-        kept = _own(rule.early(site.module, x, batch), x)
+        kept = rule.early(site.module, x, batch)
 
         def late(d: Tensor) -> None:
             gradients = rule.gradients(site.module, kept, d, batch)
@@ -207,11 +206,6 @@ def capturing(model: Model, compression: Compression, layout: Layout | None = No
         for site in layout.sites:
             undo.callback(site.module.register_forward_hook(capture.ran, with_kwargs=True).remove)
         yield capture
-
-
-def _own(kept: Tensor, x: Tensor) -> Tensor:
-    """A copy if `kept` is a view of the layer's input, which later layers may overwrite in place."""
-    return kept.clone() if kept.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() else kept
 
 
 def _leaves(values: Tensor) -> list[Tensor]:

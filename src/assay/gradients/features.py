@@ -111,12 +111,13 @@ def feature_tiles(
             for members in pack([item.length for item in items], POSITIONS, most):
                 batch = model.task.collate([items[k] for k in members], model.device)
                 phi, value = capture(batch, measurement)
+                phi = phi.float()  # before the check: what float64 holds may be infinite here
                 bad = _not_finite(batch.ids, phi, value, on_nonfinite)
                 if bool(bad.any()):
                     phi, value = phi.masked_fill(bad[:, None], 0), value.masked_fill(bad, 0)
                 statistics["skipped"][members] = bad.float().cpu()
                 statistics["value"][members] = value.float().cpu()
-                features[members] = phi.float().cpu()
+                features[members] = phi.cpu()
                 if miss:
                     with torch.no_grad():
                         missed = model.task.measure(model.module, batch, Miss("mean"))

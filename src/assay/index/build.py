@@ -1,17 +1,17 @@
 """Build a gradient index: features of every training example at every checkpoint, written as they are captured."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from assay.compress import Compression, Factored
-from assay.errors import IndexMismatch, InputError
+from assay.errors import DataError, IndexMismatch, InputError
 from assay.examples import Examples
 from assay.gradients.blocks import Layout
 from assay.gradients.features import OnNonfinite, feature_tiles, layout_for, window_rows
-from assay.index.format import DTYPES, Dtype
+from assay.index.format import DTYPES, MANIFEST, Dtype
 from assay.index.reader import StoredIndex, open_index
 from assay.index.texts import write_texts
 from assay.index.writer import Writer
@@ -43,13 +43,18 @@ def build_index(model: Model, train: Examples, path: str | os.PathLike[str], con
     Raises IndexMismatch if another model, task, data or setting is there; DataError, NonFiniteError.
     """
     model.task.check(train)
+    if not len(train):
+        raise DataError("There are no examples; an index needs at least one.")
     layout = layout_for(model, train, contents.measurement, PROBE)
     header = header_of(model, contents) | _capture_facts(layout) | {"data": [train.fingerprint()]}
+    if (Path(path) / MANIFEST).is_file():
+        there = open_index(path)
+        refuse_other(there, header)
+        header["origin"] = there.header["origin"]  # where data and model lay then is no difference
+        header["model"] = there.header["model"]
     width = contents.compression.bind(layout.blocks, model.device, _dtype(model)).width
-    stages = model.stages()
-    with Writer(
-        path, header, dtype=contents.dtype, dim=width, checkpoints=len(stages), shard_rows=_shard_rows(width, contents.dtype)
-    ) as writer:
+    rows, stages = _shard_rows(width, contents.dtype), model.stages()
+    with Writer(path, header, dtype=contents.dtype, dim=width, checkpoints=len(stages), shard_rows=rows) as writer:
         if not writer.complete:
             for number, stage in enumerate(stages):
                 _add(writer, model.at(stage), number, width, train, contents)
@@ -63,12 +68,17 @@ def append_rows(model: Model, train: Examples, path: str | os.PathLike[str], con
     index = open_index(path)
     model.task.check(train)
     layout = layout_for(model, train, contents.measurement, PROBE)
+    refuse_other(index, header_of(model, contents) | _capture_facts(layout))
     data: list[str] = list(index.header["data"])
     if data[-1] == train.fingerprint():
         return index
-    refuse_other(index, header_of(model, contents) | _capture_facts(layout))
-    header = dict(index.header) | {"data": [*data, train.fingerprint()]}
-    with Writer.append(path, header, may_change={"data"}) as writer:
+    contents = replace(contents, dtype=index.dtype)
+    origin = {
+        **index.header["origin"],
+        "train": f"{index.header['origin'].get('train', index.path.name)}, {train.origin}",
+    }
+    header = dict(index.header) | {"data": [*data, train.fingerprint()], "origin": origin}
+    with Writer.append(path, header, may_change={"data", "origin"}) as writer:
         for number, stage in enumerate(model.stages()):
             _add(writer, model.at(stage), number, index.dim, train, contents, offset=index.rows)
         write_texts(Path(path), train, keep=index.rows)
@@ -79,16 +89,23 @@ def append_rows(model: Model, train: Examples, path: str | os.PathLike[str], con
 def append_checkpoints(model: Model, train: Examples, path: str | os.PathLike[str], contents: Contents) -> StoredIndex:
     """Add the later checkpoints of `model` to a finished index that holds its first ones, for the same examples."""
     index = open_index(path)
+    model.task.check(train)
     layout = layout_for(model, train, contents.measurement, PROBE)
-    header = header_of(model, contents) | _capture_facts(layout) | {"data": [train.fingerprint()]}
-    known = index.header["checkpoints"]
-    if header["checkpoints"][: len(known)] != known:
-        raise IndexMismatch(
-            f"The index '{path}' has checkpoints {[c['name'] for c in known]}; the model gives "
-            f"{[c['name'] for c in header['checkpoints']]}. Name the index's own checkpoints first, then the new ones."
-        )
+    contents = replace(contents, dtype=index.dtype)
+    data: list[str] = index.header["data"]  # of an index that grew only the ids tell that the examples are the same
+    data = data if len(data) > 1 else [train.fingerprint()]
+    header = header_of(model, contents) | _capture_facts(layout) | {"data": data}
     stages = model.stages()
-    with Writer.append(path, header, checkpoints=len(stages), may_change={"checkpoints", "model"}) as writer:
+    known: list[dict[str, Any]] = index.header["checkpoints"]
+    given: list[dict[str, Any]] = model_facts(model)["checkpoints"]
+    if given[: len(known)] != known:
+        raise IndexMismatch(
+            f"The index '{path}' has checkpoints {_names(known)}; the model gives {_names(given)}, or "
+            "other learning rates. Name the index's own checkpoints first, as they were, then the new ones."
+        )
+    earlier = Model(model.module, model.task, modules=model.patterns, checkpoints=stages[: len(known)], name=model.name)
+    refuse_other(index, header_of(earlier, contents))
+    with Writer.append(path, header, checkpoints=len(stages), may_change={"checkpoints", "model", "origin"}) as writer:
         if not writer.complete:
             for number in range(len(known), len(stages)):
                 _add(writer, model.at(stages[number]), number, index.dim, train, contents)
@@ -96,16 +113,27 @@ def append_checkpoints(model: Model, train: Examples, path: str | os.PathLike[st
     return open_index(path)
 
 
+def _names(checkpoints: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(str(checkpoint["name"]) for checkpoint in checkpoints)
+
+
 def header_of(model: Model, contents: Contents) -> dict[str, Any]:
     """Everything that must be equal for features to be comparable; JSON values."""
     return {
         "kind": "gradients",
-        "model": {"name": model.name, "fingerprint": model.fingerprint(), "modules": list(model.patterns)},
+        **model_facts(model),
         "origin": dict(contents.origin or {}),
-        "task": model.task.name,
         "measurement": {"kind": type(contents.measurement).__name__, "reduction": contents.measurement.reduction},
         "compression": str(contents.compression),
         "seed": contents.compression.seed,
+    }
+
+
+def model_facts(model: Model) -> dict[str, Any]:
+    """What a header says of the model."""
+    return {
+        "model": {"name": model.name, "fingerprint": model.fingerprint(), "modules": list(model.patterns)},
+        "task": model.task.name,
         "checkpoints": [{"name": stage.name, "rate": stage.rate} for stage in model.stages()],
     }
 
@@ -115,15 +143,29 @@ def _capture_facts(layout: Layout) -> dict[str, Any]:
 
 
 def refuse_other(index: StoredIndex, header: Mapping[str, Any]) -> None:
-    """Raise IndexMismatch, saying what differs, unless the index was built with this header (its data aside)."""
-    for key, given in header.items():
-        stored = index.header.get(key)
-        if key not in ("data", "origin") and stored != given:
-            detail = f"{key} {_short(stored)}, and {_short(given)} was given"
+    """Raise IndexMismatch, saying what differs, unless the index was built with what this header holds."""
+    stored, given = _facts(index.header), _facts(header)
+    for fact, (value, words) in given.items():
+        before, before_words = stored[fact]
+        if before != value:
             raise IndexMismatch(
-                f"The index '{index.path}' was built with {detail}. Use the model and settings of the index, "
-                "or build another index."
+                f"The index '{index.path}' was built with {fact} {before_words}, and {words} was given. Use what the "
+                "index was built with, or build another index."
             )
+
+
+def _facts(header: Mapping[str, Any]) -> dict[str, tuple[object, str]]:
+    """What must be equal, most telling first, each with how it is told to people. Names of models may differ."""
+    facts: dict[str, tuple[object, str]] = {}
+    for fact in ("kind", "task", "measurement", "compression", "seed", "checkpoints", "blocks", "coverage", "data"):
+        if fact in header:
+            facts[fact] = (header[fact], _short(header[fact]))
+    if "model" in header:
+        model = header["model"]
+        fingerprint = (model["fingerprint"], f"{model['name']} ({model['fingerprint'][:8]})")
+        facts = {"modules": (model["modules"], _short(model["modules"] or "all")), **facts, "model": fingerprint}
+    order = ("kind", "task", "modules", "measurement", "compression", "seed", "checkpoints", "model")
+    return {fact: facts[fact] for fact in sorted(facts, key=lambda name: (*order, name).index(name))}
 
 
 def _add(
@@ -134,8 +176,15 @@ def _add(
     if start >= len(train):
         return
     tiles = feature_tiles(
-        model, train, at_stage(contents.compression, number), contents.measurement, layout_for(model, train, contents.measurement, PROBE),
-        start=start, window=_window(width, contents.dtype), on_nonfinite=contents.on_nonfinite, miss=contents.miss,
+        model,
+        train,
+        at_stage(contents.compression, number),
+        contents.measurement,
+        layout_for(model, train, contents.measurement, PROBE),
+        start=start,
+        window=_window(width, contents.dtype),
+        on_nonfinite=contents.on_nonfinite,
+        miss=contents.miss,
         label=f"gradients, checkpoint {number + 1}" if number else "gradients",
     )
     for tile in tiles:
@@ -144,8 +193,9 @@ def _add(
 
 
 def _shard_rows(width: int, dtype: Dtype) -> int:
-    """A power of two of rows, at most 4,096 and about 64 MiB, so that windows divide shards."""
-    rows = max(1, min(4096, 2**26 // (width * DTYPES[dtype].itemsize)))
+    """A power of two of rows, so that windows divide shards: at most 512, about a minute of a language model on a CPU, which
+    is what a kill costs; and about 64 MiB."""
+    rows = max(1, min(512, 2**26 // (width * DTYPES[dtype].itemsize)))
     return 1 << (rows.bit_length() - 1)
 
 
@@ -173,7 +223,7 @@ def check_measurement(index: StoredIndex, wanted: Measurement, method: str) -> N
     found = index.header["measurement"]
     if found != {"kind": type(wanted).__name__, "reduction": wanted.reduction}:
         raise InputError(
-            f"The index '{index.path}' holds gradients of {found['kind'].lower()} ({found['reduction']} over tokens); the method "
-            f"'{method}' needs {type(wanted).__name__.lower()} ({wanted.reduction}). Build an index for that method."
+            f"The index '{index.path}' holds gradients of {found['kind'].lower()} ({found['reduction']} over tokens); "
+            f"the method '{method}' needs {type(wanted).__name__.lower()} ({wanted.reduction}). Build an index for "
+            "that method."
         )
-

@@ -290,8 +290,9 @@ class _Scan:
 
 def _group(queries: Float[Tensor, "C Q K"], columns: range, kind: type[Integer] | type[Real]) -> _Group:
     products = tuple(kind(part.double()) for part in queries)
-    summing = len(products) * UNIT * queries.double().norm(dim=2)  # rounding of the sum over checkpoints
-    return _Group(columns, products, (torch.stack([p.error for p in products]) + summing).float() * 1.00001)
+    # The last term bounds the rounding of the sum over checkpoints.
+    error = torch.stack([p.error for p in products]) + len(products) * UNIT * queries.square().sum(2).sqrt()
+    return _Group(columns, products, error.float() * 1.00001)
 
 
 def _mask(index: StoredIndex, rows: Tensor | None) -> Tensor | None:

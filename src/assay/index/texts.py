@@ -45,7 +45,9 @@ def read_texts(root: Path, total: int, rows: Int64[np.ndarray, " k"] | None = No
     try:
         file = _parquet.ParquetFile(root / FILE)
         if file.metadata.num_rows < total:
-            raise CorruptIndex(f"'{root / FILE}' has {file.metadata.num_rows} rows for an index of {total}; build it again.")
+            raise CorruptIndex(
+                f"'{root / FILE}' has {file.metadata.num_rows} rows for an index of {total}; build it again."
+            )
         parts = list(_chosen(file, rows))
     except (OSError, _arrow.ArrowException) as error:
         raise CorruptIndex(f"'{root / FILE}' cannot be read: {error}. Build the index again.") from error

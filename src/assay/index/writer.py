@@ -147,12 +147,13 @@ class Writer:
         """Write what is pending, then the manifest: the index is complete."""
         if self.complete:
             return
+        received = [self._received(checkpoint) for checkpoint in range(self._wanted.checkpoints)]
+        if len(set(received)) != 1:
+            raise ValueError(f"Checkpoints have different numbers of rows: {received}; add the same rows to each.")
+        if received[0] == 0:
+            raise DataError("No examples were given: an index needs at least one row.")
         for checkpoint in range(self._wanted.checkpoints):
             self.end(checkpoint)
-        if len(set(self._done)) != 1:
-            raise ValueError(f"Checkpoints have different numbers of rows: {self._done}; add the same rows to each.")
-        if self._done[0] == 0:
-            raise DataError("No examples were given: an index needs at least one row.")
         shards = sorted((*self._base_shards, *self._new), key=lambda shard: (shard.checkpoint, shard.start))
         names = self._statistics or ()
         manifest = replace(self._wanted, rows=self._done[0], statistics=names, shards=tuple(shards))
@@ -288,8 +289,7 @@ class Writer:
         if self._statistics is not None and names != self._statistics:
             raise ValueError(f"Statistics {names}; this index has {self._statistics}.")
         self._statistics = names
-        last = self._done[checkpoint] + len(self._pending[checkpoint].ids) + len(ids)
-        if not self._new_rows and last > self._base_rows:
+        if not self._new_rows and self._received(checkpoint) + len(ids) > self._base_rows:
             raise DataError(f"Row {self._base_rows} given for a new checkpoint of {self._base_rows} rows.")
         if ids and checkpoint in self._ended:
             raise DataError(
@@ -299,14 +299,14 @@ class Writer:
 
     def _note_ids(self, checkpoint: int, ids: Sequence[str]) -> None:
         """Refuse an id that an earlier row has; rows that another checkpoint brought are compared in `_flush`."""
-        first = self._done[checkpoint] + len(self._pending[checkpoint].ids)
-        frontier = max(done + len(pending.ids) for done, pending in zip(self._done, self._pending, strict=True))
-        if not self._new_rows:
-            frontier = self._base_rows
-        for name in ids[max(0, frontier - first) :]:
+        frontier = max(self._base_rows, *map(self._received, range(self._wanted.checkpoints)))
+        for name in ids[max(0, frontier - self._received(checkpoint)) :]:
             if name in self._known:
                 raise DataError(f"The id '{name}' occurs twice in the index '{self._path}'; ids must be unique.")
             self._known.add(name)
+
+    def _received(self, checkpoint: int) -> int:
+        return self._done[checkpoint] + len(self._pending[checkpoint].ids)
 
     def _stop(self, row: int) -> int:
         """End of the shard that starts at `row`."""
@@ -437,12 +437,13 @@ def _refuse_difference(
 
 def first_difference(old: object, new: object, key: str = "") -> tuple[str, object, object] | None:
     """The first differing entry of two nested headers as (dotted key, old, new); None when equal."""
+    difference = (key, old, new)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        before, now = cast(Mapping[str, Any], old), cast(Mapping[str, Any], new)
+        before, now = cast(Mapping[str, object], old), cast(Mapping[str, object], new)
         for name in sorted({*before, *now}):
             dotted = f"{key}.{name}" if key else name
             found = first_difference(before.get(name), now.get(name), dotted)
             if found:
                 return found
         return None
-    return None if old == new else (key, old, new)
+    return None if old == new else difference

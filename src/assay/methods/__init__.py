@@ -1,6 +1,6 @@
 """Methods: one file each. This tuple is the only registry; the command line, the docs and the tests iterate it."""
 
-from typing import Any
+from typing import Any, cast
 
 from assay.errors import MethodError, nearest
 from assay.methods.base import Fitted, Method, Registered, ValueMethod
@@ -21,6 +21,11 @@ def find(method: str | Registered, **parameters: Any) -> Registered:
     """A method by name, with hyper-parameters, or as it is. Raises MethodError with the nearest name."""
     if isinstance(method, Registered):
         return method
+    if not isinstance(cast(object, method), str):
+        raise MethodError(
+            f"The method was given as {method!r}; a name such as 'gradcos', or a method such as "
+            "assay.methods.GradCos(), was expected."
+        )
     for kind in METHODS:
         if kind.name == method:
             try:
@@ -31,6 +36,19 @@ def find(method: str | Registered, **parameters: Any) -> Registered:
 
 
 __all__ = [
-    "BM25", "METHODS", "TFIDF", "TRAK", "Embedding", "Fitted", "GradCos", "GradDot", "Method", "Random", "Registered",
-    "SelfInfluence", "TracIn", "ValueMethod", "find",
+    "BM25",
+    "METHODS",
+    "TFIDF",
+    "TRAK",
+    "Embedding",
+    "Fitted",
+    "GradCos",
+    "GradDot",
+    "Method",
+    "Random",
+    "Registered",
+    "SelfInfluence",
+    "TracIn",
+    "ValueMethod",
+    "find",
 ]

@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from assay.examples import Examples
 from assay.methods.base import Fitted, Method
+from assay.models import Model
 from assay.progress import task
 from assay.provenance import Provenance, measured
 from assay.ranking import TopK
@@ -21,29 +22,35 @@ Scorer = Callable[[Examples], np.ndarray]
 
 @dataclass(frozen=True)
 class Streamed(Fitted):
-    """A method that scores any block of queries on its own; no model takes part.
+    """A method that scores any block of queries on its own.
 
-    `seconds` is what fitting took.
+    `seconds` is what fitting took. `model` is the one whose representations are compared; most methods have none.
+    `notes` says, given the queries, what there is to tell.
     """
 
     method: Method
     train: Examples
     scorer: Scorer
     seconds: float
+    model: Model | None = None
+    notes: Callable[[Examples], tuple[str, ...]] = lambda queries: ()
 
     def score(self, queries: Examples, top: int | None = None) -> Scores:
         """Dense scores, or the `top` best at both ends; memory O(n_train) beside the result."""
         with measured(self.seconds) as cost:
             entries = self._dense(queries) if top is None else TopK.of_columns(self._columns(queries), top)
+        named = {} if self.model is None else {"model": self.model.name}
         provenance = Provenance(
             method=self.method.name,
             parameters=self.method.parameters(),
             unit=self.method.unit,
-            inputs={"train": self.train.origin, "queries": queries.origin},
+            inputs=named | {"train": self.train.origin, "queries": queries.origin},
+            model_fingerprint=None if self.model is None else self.model.fingerprint(),
             train_fingerprint=self.train.fingerprint(),
             query_fingerprint=queries.fingerprint(),
             seconds=cost.seconds,
             peak_memory=cost.peak_memory,
+            notes=self.notes(queries),
         )
         return Scores.of(entries, self.train, queries, provenance)
 

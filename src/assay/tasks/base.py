@@ -66,6 +66,10 @@ class Task(ABC):
                 f"{' or '.join(self.kinds)}. Give data of that kind, or a model of another task."
             )
 
+    def identity(self) -> str:
+        """What decides how an example becomes tensors, for fingerprints."""
+        return self.name
+
     def prepare(self, module: nn.Module) -> None:  # noqa: B027 - optional for a task
         """Look at the module once, before any hook is on it."""
 

@@ -76,6 +76,22 @@ def _probe(module: nn.Module, head: Head) -> bool:
         return False  # not a model of the usual shape: the plain graph serves it
 
 
+_causal: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
+
+
+def is_causal(module: nn.Module) -> bool:
+    """Whether a position's logits depend on no later token, by a probe. Padding behind a text then needs no mask, which
+    is faster, and safe with sliding windows that at some padded position see masked positions only.
+    """
+    if module not in _causal:
+        weight = next(module.parameters())
+        tokens = torch.tensor([[1, 0, 1, 0], [1, 0, 1, 1]], device=weight.device)
+        with torch.no_grad(), evaluating(module):
+            logits: Tensor = cast(Any, module)(input_ids=tokens).logits[:, :3].float()
+        _causal[module] = torch.allclose(logits[0], logits[1], rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
+    return _causal[module]
+
+
 def measure_head(
     linear: nn.Linear,
     hidden: Float[Tensor, "tokens width"],

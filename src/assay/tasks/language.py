@@ -1,6 +1,8 @@
 """Tasks on text: causal language models, and sequence classifiers."""
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, cast
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from assay.errors import DataError, ModelError
 from assay.examples import Example
 from assay.tasks.base import Batch, Item, Observe, Task, check_classes, draw, precise
-from assay.tasks.head import find_head, measure_head
+from assay.tasks.head import find_head, is_causal, measure_head
 from assay.tasks.measurements import Measurement
 
 IGNORED = -100
@@ -29,6 +31,12 @@ class _Text(Task):
         self.tokenizer, self.max_length, self.long = tokenizer, max_length, long
         pads: list[int | None] = [pad, tokenizer.pad_token_id, 0]
         self.pad = next(token for token in pads if token is not None)
+
+    def identity(self) -> str:
+        """Also the context and the tokenizer; not the padding and truncation of its last use."""
+        rules = json.loads(self.tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
+        template = getattr(self.tokenizer, "chat_template", None)
+        return json.dumps([self.name, self.max_length, template, rules], sort_keys=True)
 
     def collate(self, items: Sequence[Item], device: torch.device | str = "cpu") -> Batch:
         """Pad on the right to the longest item; `input_ids` [batch, time], `attention_mask`, `labels`."""
@@ -97,8 +105,9 @@ class CausalLM(_Text):
         return Item(example.id, {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}, len(ids), cut)
 
     def prepare(self, module: nn.Module) -> None:
-        """Find the output head."""
+        """Find the output head, and whether padding needs a mask."""
         find_head(module)
+        is_causal(module)
 
     def measure(
         self, module: nn.Module, batch: Batch, measurement: Measurement, observe: Observe | None = None
@@ -108,7 +117,7 @@ class CausalLM(_Text):
         With a frozen output head (capturing, or no gradients at all) the logits are computed in chunks of
         tokens and never stored; otherwise by the plain graph.
         """
-        inputs = {name: batch.tensors[name] for name in ("input_ids", "attention_mask")}
+        inputs = _inputs(module, batch)
         targets = batch.tensors["labels"][:, 1:]
         predicted = targets != IGNORED
         example, position = predicted.nonzero(as_tuple=True)
@@ -116,25 +125,25 @@ class CausalLM(_Text):
         scale = _scale(predicted, measurement, module)[example]
         head = find_head(module)
         if head is not None and (head.frozen or not torch.is_grad_enabled()):
-            hidden = head.backbone(**inputs, **_no_cache(module)).last_hidden_state
+            hidden = head.backbone(**inputs).last_hidden_state
             values = measure_head(head.linear, hidden[example, position], target, scale, example, measurement, observe)
         else:
-            logits = module(**inputs, **_no_cache(module)).logits[example, position]
+            logits = _logits(module, inputs)[example, position]
             values = measurement.of_logits(precise(logits), target) * scale
         each = torch.zeros(targets.shape, dtype=values.dtype, device=values.device)
         return each.index_put((example, position), values).sum(1)  # unlike index_add the same bits on any device
 
     def sample_labels(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Batch:
         """Each predicted token drawn from the model's own distribution, given the true tokens before it."""
-        inputs = {name: batch.tensors[name] for name in ("input_ids", "attention_mask")}
+        inputs = _inputs(module, batch)
         labels = batch.tensors["labels"].clone()
         predicted = labels[:, 1:] != IGNORED
         head = find_head(module)
         with torch.no_grad():
             if head is None:
-                drawn = draw(module(**inputs, **_no_cache(module)).logits[:, :-1][predicted], generator)
+                drawn = draw(_logits(module, inputs)[:, :-1][predicted], generator)
             else:
-                hidden: Tensor = head.backbone(**inputs, **_no_cache(module)).last_hidden_state[:, :-1][predicted]
+                hidden: Tensor = head.backbone(**inputs).last_hidden_state[:, :-1][predicted]
                 drawn = torch.cat([draw(head.linear(part), generator) for part in torch.split(hidden, head.chunk)])
         labels[:, 1:][predicted] = drawn
         return batch.replace(labels=labels)
@@ -248,13 +257,12 @@ class SequenceClassification(_Text):
         label = example.label
         if isinstance(label, str) and label in self.labels:
             return self.labels[label]
-        try:
-            return int(cast(Any, label))
-        except (TypeError, ValueError):
-            known = f" or one of {', '.join(self.labels)}" if self.labels else ""
-            raise DataError(
-                f"Example {example.id} has label {label!r}; an integer class{known} was expected."
-            ) from None
+        with suppress(TypeError, ValueError, OverflowError):
+            number = float(cast(Any, label))
+            if number == int(number):
+                return int(number)
+        known = f" or one of {', '.join(self.labels)}" if self.labels else ""
+        raise DataError(f"Example {example.id} has label {label!r}; an integer class{known} was expected.")
 
 
 def _pad(tensor: Tensor, length: int, value: int) -> Tensor:
@@ -273,6 +281,22 @@ def _scale(predicted: Tensor, measurement: Measurement, module: nn.Module) -> Fl
     exact = torch.float64 if next(module.parameters()).dtype == torch.float64 else torch.float32
     count = predicted.sum(1).to(exact)
     return torch.ones_like(count) if measurement.reduction == "sum" else 1.0 / count
+
+
+def _inputs(module: nn.Module, batch: Batch) -> dict[str, Any]:
+    """What a causal language model is called with."""
+    names = ("input_ids",) if is_causal(module) else ("input_ids", "attention_mask")
+    return {name: batch.tensors[name] for name in names} | _no_cache(module)
+
+
+def _logits(module: nn.Module, inputs: Mapping[str, Any]) -> Float[Tensor, "batch time tokens"]:
+    logits: Tensor = module(**inputs).logits
+    if logits.shape[:2] != inputs["input_ids"].shape:
+        raise ModelError(
+            f"The model gives logits for {logits.shape[1]} positions where {inputs['input_ids'].shape[1]} tokens were "
+            "given; one for each token was expected. Models with a learned prompt in front are not supported."
+        )
+    return logits
 
 
 def _no_cache(module: nn.Module) -> dict[str, bool]:

@@ -134,7 +134,7 @@ class Custom(Task):
         self.name = name
 
     def encode(self, example: Example) -> Item:
-        """`x` and `y` as they are; `y` may be missing."""
+        """`x` and `y` as they are; `y` may be missing. A floating `x` takes the dtype of the module's parameters."""
         if example.data.get("y") is None:
             return Item(example.id, {"x": torch.as_tensor(example.data["x"]).detach()})
         return _array_item(example, None)
@@ -147,7 +147,7 @@ class Custom(Task):
             raise MethodError(
                 f"The task '{self.name}' knows its loss only; this method measures {type(measurement).__name__}."
             )
-        value = check_output(self.loss(module, batch.tensors["x"], batch.tensors.get("y")), len(batch))
+        value = check_output(self.loss(module, _cast(batch.tensors["x"], module), batch.tensors.get("y")), len(batch))
         if value.ndim != 1:
             raise ModelError(
                 f"The loss function returned shape {tuple(value.shape)}; one number an example, [{len(batch)}], was "

@@ -127,7 +127,7 @@ class EstimatorRecipe:
         if kinds.is_regressor(estimator):
             kept = weight != 0
             if not kept.any():
-                return FittedEstimator(None, None, np.asarray(data.y, dtype=np.float64).mean(0))
+                return FittedEstimator(None, None, np.asarray(data.y.astype(np.float64).mean(0)))
             return FittedEstimator(self._fit(estimator, data, weight), None)
         raise MethodError(f"{type(estimator).__name__} is neither classifier nor regressor; give one that is.")
 

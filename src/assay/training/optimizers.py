@@ -17,6 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -121,7 +122,7 @@ class AdamW(Adam):
 
 def clipped(gradient: Flat, limit: float) -> Flat:
     """The gradient, shortened to norm `limit` if longer; as `torch.nn.utils.clip_grad_norm_`, its 1e-6 included."""
-    norm: Tensor = gradient.norm()
+    norm = cast(Tensor, torch.linalg.vector_norm(gradient))
     return gradient * (limit / (norm + 1e-6)).clamp(max=1.0)
 
 

@@ -1,6 +1,6 @@
 """What retraining methods see: something that trains on weighted examples, and its loss on queries."""
 
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,6 +11,7 @@ from assay.training.estimator import EstimatorRecipe
 from assay.training.recipe import Recipe
 
 
+@runtime_checkable
 class Trained(Protocol):
     """What came out of training."""
 
@@ -19,6 +20,7 @@ class Trained(Protocol):
         ...
 
 
+@runtime_checkable
 class Trainable(Protocol):
     """A recipe of any kind."""
 

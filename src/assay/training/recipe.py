@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from assay import progress
 from assay.errors import MethodError, ModelError, NonFiniteError, nearest
 from assay.models import Model
 from assay.tasks import Loss, Task
+from assay.tasks.measurements import Reduction
 from assay.training.data import Encoded, Order, checked_weights, encode, evenly
 from assay.training.optimizers import SGD, Adam, AdamW, Flat, Optimizer, Update
 from assay.training.randomness import forked
@@ -56,7 +57,7 @@ class Recipe:
         warmup: share of the steps, 0 to 1, that the rate climbs in.
         clip: longest norm of a step's gradient, over all parameters; None: any.
         checkpoints: how many states are kept, spread evenly over the steps; the last is the end.
-        reduction: of an example's loss over its tokens.
+        reduction: `"sum"` or `"mean"` of the loss over an example's tokens.
 
     Raises:
         MethodError: an unknown name, or a number out of its range.
@@ -79,7 +80,7 @@ class Recipe:
     warmup: float = 0.0
     clip: float | None = None
     checkpoints: int = 1
-    reduction: Literal["sum", "mean"] = "sum"
+    reduction: str = "sum"
 
     def __post_init__(self) -> None:
         _check_names(self)
@@ -142,9 +143,8 @@ class Recipe:
         data = self.encode(train)
         module, order = self.initial(), self.order(len(data))
         self.task.prepare(module)
-        return Steps(
-            module, Loss(self.reduction), data, checked_weights(weights, len(data)), order, self.update(order.total)
-        )
+        loss, update = Loss(cast(Reduction, self.reduction)), self.update(order.total)
+        return Steps(module, loss, data, checked_weights(weights, len(data)), order, update)
 
     def _optimizer(self) -> Optimizer:
         if self.optimizer == "sgd":
@@ -200,12 +200,12 @@ def _check_params(params: Flat, step: int) -> None:
 
 
 def _check_names(recipe: Recipe) -> None:
-    made: object = recipe.make_model
+    made = cast(object, recipe.make_model)
     if not callable(made):
         raise ModelError(
             f"make_model is a {type(made).__name__}; expected a function that makes a torch.nn.Module, or a module."
         )
-    task: object = recipe.task
+    task = cast(object, recipe.task)
     if not isinstance(task, Task):
         raise MethodError(f"task is a {type(task).__name__}; expected one of assay.tasks, such as Classify().")
     for what, name, known in (

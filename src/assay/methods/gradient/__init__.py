@@ -1,0 +1,1 @@
+"""Methods that compare gradients of the model."""

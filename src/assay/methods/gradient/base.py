@@ -22,8 +22,7 @@ from assay.compress import Compression, Identity, parse
 from assay.compress.against import Against
 from assay.errors import MethodError
 from assay.examples import Examples
-from assay.gradients.capture import evaluating
-from assay.gradients.features import OnNonfinite, feature_tiles, layout_for, notes
+from assay.gradients.features import OnNonfinite, Tile, feature_tiles, layout_for, notes
 from assay.index.build import PROBE, Contents, at_stage, build_index
 from assay.index.format import Dtype
 from assay.methods.base import Fitted, Method, option
@@ -33,6 +32,7 @@ from assay.ranking import TopK
 from assay.scores import Scores
 from assay.tables import Table
 from assay.tasks import Loss, Measurement
+from assay.tasks.base import evaluating
 
 RowScale = Literal["none", "norm", "miss"]
 """Nothing; one over the length of the row's features (cosine); the mean of TRAK's residual over checkpoints."""
@@ -54,11 +54,23 @@ class GradientMethod(Method):
     seed: int = option(0, "of the random projection")
     train_loss: str = option("sum", "a training example's loss over its tokens", ("sum", "mean"))
     query_loss: str = option("mean", "a query's loss over its tokens", ("sum", "mean"))
-    on_nonfinite: str = option("raise", "a loss or gradient that is NaN or infinite: stop, or skip the example", ("raise", "skip"))
+    on_nonfinite: str = option(
+        "raise", "a loss or gradient that is NaN or infinite: stop, or skip the example", ("raise", "skip")
+    )
 
     def check(self) -> None:
         """The compression must be readable."""
+        self.expect(isinstance(cast(object, self.compression), str), "compression", "its name, such as 'factored:16'")
         parse(self.compression, self.seed)
+
+    def check_model(self, model: object) -> Model:
+        """The model, if the method can take it; MethodError otherwise."""
+        if not isinstance(model, Model):
+            raise MethodError(
+                f"The method '{self.name}' takes gradients of a model, and was given {type(model).__name__}. Give "
+                "assay.load(path), or assay.Model(module, task=...)."
+            )
+        return model
 
     # -- the parts ---------------------------------------------------------------------------------------------------
 
@@ -97,18 +109,17 @@ class GradientMethod(Method):
     def contents(self, dtype: Dtype = "float32", origin: Any = None) -> Contents:
         """What an index must hold for this method."""
         return Contents(
-            self.compressor(), self.train_measurement(), dtype, self.row_scale == "miss",
-            cast(OnNonfinite, self.on_nonfinite), origin,
+            self.compressor(),
+            self.train_measurement(),
+            dtype,
+            self.row_scale == "miss",
+            cast(OnNonfinite, self.on_nonfinite),
+            origin,
         )
 
     def fit(self, model: Any, train: Examples) -> Fitted:
         """Exact gradients wait for the queries; compressed ones are captured now, into a temporary index."""
-        if not isinstance(model, Model):
-            raise MethodError(
-                f"The method '{self.name}' takes gradients of a model, and was given {type(model).__name__}. Give "
-                "assay.load(path), or assay.Model(module, task=...)."
-            )
-        model = self.staged(model)
+        model = self.staged(self.check_model(model))
         if isinstance(self.compressor(), Identity) and not self.stores:
             return Live(self, model, train)
         from assay.methods.gradient.indexed import Indexed
@@ -120,13 +131,18 @@ class GradientMethod(Method):
 
     def staged(self, model: Model) -> Model:
         """The model with the checkpoints that this method uses."""
-        checkpoints = model.checkpoints if self.every_checkpoint else ()
-        return Model(model.module, model.task, modules=model.patterns, checkpoints=checkpoints, name=model.name)
+        model = self.check_model(model)
+        return model if self.every_checkpoint else without_checkpoints(model)
+
+
+def without_checkpoints(model: Model) -> Model:
+    """The model as it is now."""
+    return Model(model.module, model.task, modules=model.patterns, name=model.name)
 
 
 @dataclass(frozen=True)
 class QuerySide:
-    """Features of the queries at a checkpoint, each query's loss there (mean over its tokens, nats), how many were cut."""
+    """The queries at a checkpoint: features, losses (mean over tokens, nats), and how many were cut."""
 
     features: Float[Tensor, "q k"]
     losses: Float[np.ndarray, " q"]
@@ -139,11 +155,7 @@ def query_features(model: Model, queries: Examples, method: GradientMethod, stag
     compression = at_stage(method.compressor(), stage)
     measurement = method.query_measurement()
     layout = layout_for(model, queries, measurement, PROBE)
-    tiles = list(
-        feature_tiles(
-            model, queries, compression, measurement, layout, on_nonfinite="raise", label="queries"
-        )
-    )
+    tiles = list(feature_tiles(model, queries, compression, measurement, layout, on_nonfinite="raise", label="queries"))
     features = torch.cat([tile.features for tile in tiles])
     cut = int(sum(float(tile.statistics["cut"].sum()) for tile in tiles))
     return QuerySide(features, losses(model, queries), cut)
@@ -180,42 +192,46 @@ class Live(Fitted):
             stages = model.stages()
             weights = method.weights([stage.rate for stage in stages])
             total = np.zeros((len(self.train), len(queries)), np.float64)
+            told, coverage, losses = Told(), 1.0, np.zeros(len(queries))
             for number, (stage, weight) in enumerate(zip(stages, weights, strict=True)):
                 at = model.at(stage)
                 side = query_features(at, queries, method, number)
                 psi = method.query_side(side.features, None, number)
-                part, cut, skipped, coverage = self._pass(at, psi)
-                total += weight * part
+                coverage = self._pass(at, psi, weight, total, told)
+                told.query(side)
+                losses = side.losses
             entries = total.astype(np.float32)
-        told = notes(cut + side.cut, skipped)
+            kept = entries if top is None else TopK.of_columns((entries[:, q] for q in range(len(queries))), top)
         provenance = Provenance(
-            method=method.name, parameters=method.parameters(), unit=method.unit,
+            method=method.name,
+            parameters=method.parameters(),
+            unit=method.unit,
             inputs={"model": model.name, "train": self.train.origin, "queries": queries.origin},
-            model_fingerprint=model.fingerprint(), train_fingerprint=self.train.fingerprint(),
-            query_fingerprint=queries.fingerprint(), coverage=coverage, seconds=cost.seconds,
-            peak_memory=cost.peak_memory, notes=told,
+            model_fingerprint=model.fingerprint(),
+            train_fingerprint=self.train.fingerprint(),
+            query_fingerprint=queries.fingerprint(),
+            coverage=coverage,
+            seconds=cost.seconds,
+            peak_memory=cost.peak_memory,
+            notes=told.notes(),
         )
-        kept = entries if top is None else TopK.of_columns((entries[:, q] for q in range(len(queries))), top)
-        return Scores.of(kept, self.train, Table.of(queries, loss=side.losses), provenance)
+        return Scores.of(kept, self.train, Table.of(queries, loss=losses), provenance)
 
-    def _pass(self, model: Model, psi: Float[Tensor, "q k"]) -> tuple[Float[np.ndarray, "n q"], int, list[str], float]:
-        """Scores at one checkpoint; how many examples were cut, which were skipped, and the coverage."""
+    def _pass(
+        self, model: Model, psi: Float[Tensor, "q k"], weight: float, total: Float[np.ndarray, "n q"], told: "Told"
+    ) -> float:
+        """Add the scores at one checkpoint to `total`; returns the coverage."""
         method = self.method
         measurement = method.train_measurement()
         layout = layout_for(model, self.train, measurement, PROBE)
-        scores = np.empty((len(self.train), len(psi)), np.float64)
-        cut, skipped = 0, list[str]()
-        tiles = feature_tiles(
-            model, self.train, Against(psi=psi), measurement, layout, on_nonfinite=cast(OnNonfinite, method.on_nonfinite)
-        )
-        for tile in tiles:
-            products, square = tile.features[:, :-1].double(), tile.features[:, -1:].double()
+        on_nonfinite = cast(OnNonfinite, method.on_nonfinite)
+        for tile in feature_tiles(model, self.train, Against(psi=psi), measurement, layout, on_nonfinite=on_nonfinite):
+            products, length = tile.features[:, :-1].double(), tile.features[:, -1].double().sqrt()
             if method.row_scale == "norm":
-                products = products / square.sqrt().clamp(min=1e-30)
-            scores[tile.start : tile.start + len(products)] = products.numpy()
-            cut += int(tile.statistics["cut"].sum())
-            skipped += [tile.ids[int(k)] for k in tile.statistics["skipped"].nonzero()]
-        return scores, cut, skipped, layout.coverage
+                products *= inverse(length)[:, None]
+            total[tile.start : tile.start + len(products)] += weight * products.numpy()
+            told.tile(tile)
+        return layout.coverage
 
     def _check_memory(self, queries: Examples) -> None:
         """Exact gradients of all queries must fit."""
@@ -223,11 +239,40 @@ class Live(Fitted):
         if numbers > MOST_NUMBERS:
             raise MethodError(
                 f"Exact gradients of {len(queries)} queries take {numbers * 4 / 2**30:.0f} GiB for this model; at most "
-                f"{MOST_NUMBERS * 4 / 2**30:.0f} GiB are used. Ask fewer queries at a time, choose modules, or compress: "
-                "compression='factored:16' (--compression factored:16)."
+                f"{MOST_NUMBERS * 4 / 2**30:.0f} GiB are used. Ask fewer queries at a time, choose modules, or "
+                "compress: compression='factored:16' (--compression factored:16)."
             )
 
 
 MOST_NUMBERS = 2**30
 """Numbers in the exact gradients of all queries at most (4 GiB)."""
 
+SHORTEST = 1e-18
+"""A shorter gradient counts as zero in a cosine: its square is beyond the range of float32."""
+
+
+def inverse(length: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """One over the length; 0 for gradients that vanish."""
+    return torch.where(length > SHORTEST, 1.0 / length.clamp(min=SHORTEST), 0.0)
+
+
+class Told:
+    """What the passes over examples and queries have to tell: which were cut, which are not finite anywhere."""
+
+    def __init__(self) -> None:
+        self._cut = set[str]()
+        self._cut_queries = 0
+        self._skipped: dict[str, None] = {}
+
+    def tile(self, tile: Tile) -> None:
+        """Take note of training examples."""
+        self._cut.update(tile.ids[int(k)] for k in tile.statistics["cut"].nonzero())
+        self._skipped.update((tile.ids[int(k)], None) for k in tile.statistics["skipped"].nonzero())
+
+    def query(self, side: QuerySide) -> None:
+        """Take note of the queries, whose cuts are the same at every checkpoint."""
+        self._cut_queries = side.cut
+
+    def notes(self) -> tuple[str, ...]:
+        """In words."""
+        return notes(len(self._cut) + self._cut_queries, list(self._skipped))

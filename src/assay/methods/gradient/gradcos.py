@@ -11,10 +11,11 @@ Paper: Hanawa et al., Evaluation of Similarity-based Explanations, 2021 (arXiv 2
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from assay.methods.gradient.base import GradientMethod, RowScale
+from assay.methods.gradient.base import GradientMethod, RowScale, inverse
 
 
 @dataclass(frozen=True)
@@ -27,5 +28,6 @@ class GradCos(GradientMethod):
     row_scale: ClassVar[RowScale] = "norm"
 
     def query_side(self, psi: Float[Tensor, "q k"], state: Any, stage: int) -> Float[Tensor, "q k"]:
-        """Unit length."""
-        return psi / psi.norm(dim=1, keepdim=True).clamp(min=1e-30)
+        """Unit length. Summed in float64, one query at a time: over millions of numbers float32 loses digits."""
+        length = torch.stack([query.double().square().sum().sqrt() for query in psi])
+        return psi * inverse(length).to(psi.dtype)[:, None]

@@ -4,8 +4,9 @@
 
 To first order, how much a small gradient step on i lowers the loss of q, per unit of step.
 
-Paper: Charpiat et al., Input Similarity from the Neural Network Perspective, 2019 (arXiv 2102.05262); Hanawa et al., 2021
-(arXiv 2006.04528). Cost: one gradient an example and query. Assumes that the end of training tells about all of it.
+Paper: Charpiat et al., Input Similarity from the Neural Network Perspective, 2019 (arXiv 2102.05262); Hanawa et al.,
+2021 (arXiv 2006.04528). Cost: one gradient an example and query. Assumes that the end of training tells
+about all of it.
 """
 
 from dataclasses import dataclass

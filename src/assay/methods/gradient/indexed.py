@@ -1,5 +1,6 @@
 """Queries against a stored index: the same formula as everywhere in the family, by one scan of the disk."""
 
+import hashlib
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from assay.index.reader import StoredIndex
 from assay.index.scan import dense, top_k
 from assay.index.texts import read_texts
 from assay.methods.base import Fitted
-from assay.methods.gradient.base import GradientMethod, query_features
+from assay.methods.gradient.base import GradientMethod, inverse, query_features
 from assay.models import Model
 from assay.provenance import Provenance, measured
 from assay.ranking import TopK
@@ -37,7 +38,11 @@ class Indexed(Fitted):
     """
 
     def __init__(
-        self, index: StoredIndex, model: Model, method: GradientMethod, seconds: float = 0.0,
+        self,
+        index: StoredIndex,
+        model: Model,
+        method: GradientMethod,
+        seconds: float = 0.0,
         folder: "tempfile.TemporaryDirectory[str] | None" = None,
     ) -> None:
         check_measurement(index, method.train_measurement(), method.name)
@@ -61,11 +66,17 @@ class Indexed(Fitted):
                 entries = TopK.of_ends(*(part.numpy() for part in ends))
                 train = read_texts(index.path, index.rows, entries.rows())
         provenance = Provenance(
-            method=method.name, parameters=self._parameters(), unit=method.unit,
+            method=method.name,
+            parameters=method.parameters(),
+            unit=method.unit,
             inputs={"model": self.model.name, "train": self._data(), "queries": queries.origin},
-            model_fingerprint=index.header["model"]["fingerprint"], train_fingerprint=index.header["data"][-1],
-            query_fingerprint=queries.fingerprint(), coverage=index.header["coverage"], seconds=cost.seconds,
-            peak_memory=cost.peak_memory, notes=self._notes(cut),
+            model_fingerprint=index.header["model"]["fingerprint"],
+            train_fingerprint=data_fingerprint(index),
+            query_fingerprint=queries.fingerprint(),
+            coverage=index.header["coverage"],
+            seconds=cost.seconds,
+            peak_memory=cost.peak_memory,
+            notes=self._notes(cut),
         )
         return Scores.of(entries, train, Table.of(queries, loss=losses), provenance)
 
@@ -94,21 +105,19 @@ class Indexed(Fitted):
     def _row_scale(self) -> Float[Tensor, "..."] | None:
         match self.method.row_scale:
             case "norm":
-                norms = self.index.norms()
-                return torch.where(norms > 0, 1.0 / norms.clamp(min=1e-30), 0.0)
+                return inverse(self.index.norms())
             case "miss":
                 return self.index.stats("miss").mean(0)
             case _:
                 return None
 
-    def _parameters(self) -> dict[str, Any]:
-        return {**self.method.parameters(), "index_dtype": self.index.dtype}
-
     def _data(self) -> str:
         return str(self.index.header["origin"].get("train", self.index.path.name))
 
     def _notes(self, cut: int) -> tuple[str, ...]:
-        skipped = self.index.stats("skipped")[-1].nonzero().squeeze(1).numpy()
+        """How many were cut, and which were left out at a checkpoint that takes part."""
+        used = list(self._used(self.index.checkpoints))
+        skipped = self.index.stats("skipped")[used].any(0).nonzero().squeeze(1).numpy()
         names = list(read_texts(self.index.path, self.index.rows, skipped).ids) if len(skipped) else []
         return notes(int(self.index.stats("cut")[-1].sum()) + cut, names)
 
@@ -117,3 +126,8 @@ def check_model(index: StoredIndex, model: Model, method: GradientMethod) -> Non
     """Raise IndexMismatch unless the index was built with this model."""
     refuse_other(index, header_of(model, method.contents()))
 
+
+def data_fingerprint(index: StoredIndex) -> str:
+    """The examples' fingerprint; of an index that was appended to, a digest of those of its parts."""
+    parts: list[str] = index.header["data"]
+    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -13,13 +13,19 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from assay.compress import parse
+from assay.compress import Compression, Identity, parse
+from assay.compress.against import Against
 from assay.errors import MethodError
 from assay.examples import Examples
-from assay.gradients.features import OnNonfinite, feature_tiles, layout_for, notes
+from assay.gradients.blocks import Layout
+from assay.gradients.features import OnNonfinite, feature_tiles, layout_for
 from assay.index.build import PROBE, at_stage
 from assay.methods.base import ValueMethod, option
+from assay.methods.gradient.base import Told
 from assay.models import Model
 from assay.provenance import Provenance, measured
 from assay.tasks import Loss
@@ -39,7 +45,9 @@ class SelfInfluence(ValueMethod):
     compression: str = option("none", "none (exact), factored:RANK or sjlt:DIM")
     seed: int = option(0, "of the random projection")
     train_loss: str = option("sum", "an example's loss over its tokens", ("sum", "mean"))
-    on_nonfinite: str = option("raise", "a loss or gradient that is NaN or infinite: stop, or skip the example", ("raise", "skip"))
+    on_nonfinite: str = option(
+        "raise", "a loss or gradient that is NaN or infinite: stop, or skip the example", ("raise", "skip")
+    )
 
     def check(self) -> None:
         """The compression must be readable."""
@@ -51,25 +59,46 @@ class SelfInfluence(ValueMethod):
             raise MethodError(f"self-influence takes gradients of a model, and was given {type(model).__name__}.")
         model.task.check(train)
         measurement = Loss("mean" if self.train_loss == "mean" else "sum")
-        total, cut, skipped, coverage = np.zeros(len(train)), 0, list[str](), 1.0
+        total, told, coverage = np.zeros(len(train)), Told(), 1.0
         with measured() as cost:
             for number, stage in enumerate(model.stages()):
                 at = model.at(stage)
                 layout = layout_for(at, train, measurement, PROBE)
-                coverage, cut, skipped = layout.coverage, 0, []
-                tiles = feature_tiles(
-                    at, train, at_stage(parse(self.compression, self.seed), number), measurement, layout,
+                coverage = layout.coverage
+                for tile in feature_tiles(
+                    at,
+                    train,
+                    self._compression(layout, number),
+                    measurement,
+                    layout,
                     on_nonfinite=cast(OnNonfinite, self.on_nonfinite),
-                )
-                for tile in tiles:
+                ):
                     part = slice(tile.start, tile.start + len(tile.ids))
-                    total[part] += stage.rate * tile.features.double().square().sum(1).numpy()
-                    cut += int(tile.statistics["cut"].sum())
-                    skipped += [tile.ids[int(k)] for k in tile.statistics["skipped"].nonzero()]
+                    total[part] += stage.rate * self._squares(tile.features)
+                    told.tile(tile)
         provenance = Provenance(
-            method=self.name, parameters=self.parameters(), unit=self.unit,
-            inputs={"model": model.name, "train": train.origin}, model_fingerprint=model.fingerprint(),
-            train_fingerprint=train.fingerprint(), coverage=coverage, seconds=cost.seconds, peak_memory=cost.peak_memory,
-            notes=notes(cut, skipped),
+            method=self.name,
+            parameters=self.parameters(),
+            unit=self.unit,
+            inputs={"model": model.name, "train": train.origin},
+            model_fingerprint=model.fingerprint(),
+            train_fingerprint=train.fingerprint(),
+            coverage=coverage,
+            seconds=cost.seconds,
+            peak_memory=cost.peak_memory,
+            notes=told.notes(),
         )
         return Values.of(-total, train, provenance, raw={"self_influence": total})
+
+    def _compression(self, layout: Layout, number: int) -> Compression:
+        """Exact squares are added up block by block, so that no gradient is kept."""
+        chosen = parse(self.compression, self.seed)
+        if isinstance(chosen, Identity):
+            return Against(psi=torch.empty(0, sum(block.size for block in layout.blocks)))
+        return at_stage(chosen, number)
+
+    def _squares(self, features: Float[Tensor, "n k"]) -> Float[np.ndarray, " n"]:
+        """Squared length of each gradient."""
+        if isinstance(parse(self.compression), Identity):
+            return features[:, -1].double().numpy()
+        return features.double().square().sum(1).numpy()

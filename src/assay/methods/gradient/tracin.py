@@ -29,11 +29,12 @@ class TracIn(GradientMethod):
         """The learning rates."""
         return list(rates)
 
-    def staged(self, model: Model) -> Model:
+    def check_model(self, model: object) -> Model:
         """The model must have checkpoints."""
+        model = super().check_model(model)
         if not model.checkpoints:
             raise MethodError(
-                "tracin sums over the checkpoints of the training run, and the model has none. Give them with their learning "
-                "rates (checkpoints=..., --checkpoint DIR=RATE), train with assay.Recipe, or use graddot."
+                "tracin sums over the checkpoints of the training run, and the model has none. Give them with their "
+                "learning rates (checkpoints=..., --checkpoint DIR=RATE), train with assay.Recipe, or use graddot."
             )
-        return super().staged(model)
+        return model

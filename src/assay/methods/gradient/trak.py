@@ -4,17 +4,18 @@
     phi_c(i) = projected grad f_i at model c, rows of Phi_c
     score(i, q) = [mean_c (1 - p_c(i))] * [mean_c phi_c(i)^T (Phi_c^T Phi_c + lam I)^-1 phi_c(q)]
 
-the two means taken apart, as the authors' code does. `newton=True` weights the Gram matrix by `p(1 - p)`, the Hessian of the
-logistic regression: then a score is the change of q's margin when i leaves (measured slope 1.04 against 6.8).
-For a language model f is the sum of the token margins and 1 - p their mean.
+the two means taken apart, as the authors' code does. `newton=True` weights the Gram matrix by `p(1 - p)`, the Hessian
+of the logistic regression (give `damping` = N x weight decay): then a score is the change of q's margin when i leaves,
+up to i's leverage. For a language model f is the sum of the token margins and 1 - p their mean.
 
-Paper: Park et al., TRAK: Attributing Model Behavior at Scale, 2023 (arXiv 2303.14186), eq. 13-17. Cost: M models x (N + Q)
-gradients, a Gram matrix of N k^2 and its factorisation k^3, in float64. Checkpoints should be independently trained.
+Paper: Park et al., TRAK: Attributing Model Behavior at Scale, 2023 (arXiv 2303.14186), eq. 13-17. Cost: M models x
+(N + Q) gradients, a Gram matrix of N k^2 and its factorisation k^3, in float64. Checkpoints should be independently
+trained.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float, Float64
@@ -39,7 +40,11 @@ class TRAK(GradientMethod):
     stores: ClassVar[bool] = True
 
     compression: str = option("sjlt:2048", "none (exact), factored:RANK or sjlt:DIM")
-    damping: float | None = option(None, "added to the Gram matrix; by default 0 if there are four rows a dimension, else 1e-3 of its mean diagonal")
+    damping: float | None = option(
+        None,
+        "added to the Gram matrix; by default 0 if it can be inverted and there are four rows a dimension, else 1e-3 "
+        "of its mean diagonal",
+    )
     newton: bool = option(False, "weight the Gram matrix by p(1 - p), which calibrates the size of the scores")
 
     def check(self) -> None:
@@ -48,11 +53,11 @@ class TRAK(GradientMethod):
         self.expect(self.damping is None or self.damping >= 0, "damping", "a number of at least 0")
 
     def train_measurement(self) -> Measurement:
-        """The margin, summed over tokens."""
-        return Margin("sum")
+        """The margin; over tokens as `train_loss` says."""
+        return Margin("mean" if self.train_loss == "mean" else "sum")
 
     def query_measurement(self) -> Measurement:
-        """The margin; reduced as `query_loss` says."""
+        """The margin; over tokens as `query_loss` says."""
         return Margin("mean" if self.query_loss == "mean" else "sum")
 
     def weights(self, rates: Sequence[float]) -> list[float]:
@@ -68,21 +73,46 @@ class TRAK(GradientMethod):
         return torch.cholesky_solve(psi.double().T, state[stage]).T.float()
 
     def _factor(self, index: StoredIndex, stage: int) -> Float64[Tensor, "k k"]:
+        """Of `Phi^T Phi + lam I`, or of `Phi^T diag(p (1 - p)) Phi + lam I`."""
+        if index.dim > MOST_DIMENSIONS:
+            raise MethodError(
+                f"trak inverts a matrix of {index.dim:,} x {index.dim:,} numbers, one dimension for each number of a "
+                f"feature; at most {MOST_DIMENSIONS:,} were expected. Compress more: compression='sjlt:2048'."
+            )
+        gram = self._gram(index, stage)
+        ridge = 1e-3 * float(gram.diagonal().mean())
+        plain = index.rows >= 4 * index.dim
+        for lam in [self.damping] if self.damping is not None else [0.0] * plain + [ridge]:
+            factor = _cholesky(gram, lam)
+            if factor is not None:
+                return factor
+        raise MethodError(
+            f"The Gram matrix of {index.rows} examples in {index.dim} dimensions is singular. Give damping (for "
+            f"example {ridge:.2g}), a smaller projection, or more examples."
+        )
+
+    def _gram(self, index: StoredIndex, stage: int) -> Float64[Tensor, "k k"]:
         gram = torch.zeros(index.dim, index.dim, dtype=torch.float64)
         miss = index.stats("miss")[stage].double()
         for tile in index.tiles(stage):
             phi = tile.features.double()
             m = miss[tile.start : tile.start + len(phi)]
-            weighted = phi * (m * (1 - m))[:, None] if self.newton else phi
-            gram += phi.T @ weighted
-        lam = self.damping
-        if lam is None:
-            lam = 0.0 if index.rows >= 4 * index.dim else 1e-3 * float(gram.diagonal().mean())
-        gram.diagonal().add_(lam)
-        factor, info = torch.linalg.cholesky_ex(gram)
-        if int(info):
-            raise MethodError(
-                f"The Gram matrix of {index.rows} examples in {index.dim} dimensions is singular. Give damping (for example "
-                f"{1e-3 * float(gram.diagonal().mean()):.2g}), a smaller projection, or more examples."
-            )
-        return factor
+            gram += phi.T @ (phi * (m * (1 - m))[:, None] if self.newton else phi)
+        return gram
+
+
+MOST_DIMENSIONS = 2**15
+"""Of the Gram matrix (8 GiB)."""
+SINGULAR = 1e-12
+"""Share of a diagonal entry that a pivot must exceed: below it is the rounding of features with 7 digits."""
+
+
+def _cholesky(gram: Float64[Tensor, "k k"], lam: float) -> Float64[Tensor, "k k"] | None:
+    """The factor of `gram + lam I`, or None if that is singular."""
+    damped = gram.clone()
+    damped.diagonal().add_(lam)
+    result: tuple[Tensor, Tensor] = cast(Any, torch.linalg).cholesky_ex(damped)
+    factor, failed = result
+    if int(failed) or not bool((factor.diagonal().square() > SINGULAR * damped.diagonal()).all()):
+        return None
+    return factor

@@ -2,8 +2,8 @@
 
     score(i, q) = < unit(e_i - m), unit(e_q - m) >,      m = mean of the training representations (if `center`)
 
-with `e` the mean of the user's own model's last hidden states over an example's tokens (its completion, if it has one), or
-any sentence encoder's vectors. Similarity of meaning, symmetric in i and q: not influence.
+with `e` the mean of the user's own model's last hidden states over an example's tokens (its completion, if it has one),
+or any sentence encoder's vectors. Similarity of meaning, symmetric in i and q: not influence.
 
 Paper: the baseline in Hanawa et al. 2021 (arXiv 2006.04528). Without removing the mean, all cosines of a language
 model's states lie above 0.9. Cost: one forward pass an example; N x hidden numbers in memory.
@@ -18,13 +18,13 @@ from jaxtyping import Float, Float32
 
 from assay.errors import MethodError, ModelError, require
 from assay.examples import Examples
-from assay.gradients.capture import evaluating
-from assay.gradients.features import pack
+from assay.gradients.features import notes, pack
 from assay.methods.base import Fitted, Method, option
 from assay.methods.streamed import Streamed
 from assay.models import Model
 from assay.progress import task
 from assay.provenance import measured
+from assay.tasks.base import evaluating
 
 _WINDOW = 512
 
@@ -44,12 +44,21 @@ class Embedding(Method):
 
     def fit(self, model: Any, train: Examples) -> Fitted:
         """Represent the training examples."""
-        encode = _ByModel(model) if self.encoder == "model" else _ByEncoder(self.encoder)
         with measured() as cost:
+            encode = _ByModel(model) if self.encoder == "model" else _ByEncoder(self.encoder)
             rows = encode(train)
-            mean = rows.mean(0) if self.center else np.zeros(rows.shape[1], np.float32)
+            mean = rows.mean(0, dtype=np.float64) if self.center else np.zeros(rows.shape[1])
             unit = _unit(rows - mean)
-        return Streamed(self, train, lambda queries: unit @ _unit(encode(queries) - mean).T, cost.seconds)
+
+        def score(queries: Examples) -> np.ndarray:
+            return unit @ _unit(encode(queries) - mean).T
+
+        if isinstance(encode, _ByModel):
+            cut = encode.cut(train)
+            return Streamed(
+                self, train, score, cost.seconds, encode.model, lambda queries: notes(cut + encode.cut(queries), [])
+            )
+        return Streamed(self, train, score, cost.seconds)
 
 
 class _ByModel:
@@ -58,13 +67,17 @@ class _ByModel:
     def __init__(self, model: Any) -> None:
         if not isinstance(model, Model):
             raise MethodError(
-                f"embedding takes the hidden states of a model, and was given {type(model).__name__}. Give assay.load(path), "
-                "or name an encoder."
+                f"embedding takes the hidden states of a model, and was given {type(model).__name__}. Give "
+                "assay.load(path), or name an encoder."
             )
-        self._model = model
+        self.model = model
+
+    def cut(self, examples: Examples) -> int:
+        """How many examples are longer than the context."""
+        return sum(self.model.task.encode(example).cut for example in examples)
 
     def __call__(self, examples: Examples) -> Float32[np.ndarray, "n hidden"]:
-        model = self._model
+        model = self.model
         model.task.check(examples)
         rows: list[Any] = [None] * len(examples)
         with evaluating(model.module), torch.no_grad(), task("embedding", len(examples)) as advance:

@@ -1,0 +1,44 @@
+"""All benchmarks, and the table in docs/benchmarks.md made of their results.
+
+    python -m benchmarks [--data DIR] [--peer PYTHON] [--table]
+
+Without `--data` (or $ASSAY_DATA) only the benchmarks that make their own data run; without `--peer` (or $ASSAY_PEER, the Python of an
+environment with bergson, traker and dattri) the peers are left out and the result says so. `--table` only writes the table.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.common import RESULTS, add_data, parser
+from benchmarks.table import write_table
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    add_data(arguments)
+    arguments.add_argument("--peer", default=os.environ.get("ASSAY_PEER"))
+    arguments.add_argument("--table", action="store_true")
+    args = arguments.parse_args()
+    if not args.table:
+        jobs = [["benchmarks.scan"]]
+        if args.data:
+            data = ["--data", str(args.data)]
+            peer = lambda flag: [flag, args.peer] if args.peer else []  # noqa: E731
+            jobs += [
+                ["benchmarks.trak", *data, *peer("--peer")],
+                ["benchmarks.indexing", *data, *peer("--bergson")],
+                ["benchmarks.indexing", *data, "--growth"],
+            ]
+        else:
+            print("No --data: the benchmarks on stories15m and MNIST are left out.", file=sys.stderr)
+        for job in jobs:
+            subprocess.run([sys.executable, "-m", *job], check=True)
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    print(f"Wrote {write_table(results, Path(__file__).parent.parent / 'docs' / 'benchmarks.md')}")
+
+
+if __name__ == "__main__":
+    main()

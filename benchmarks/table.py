@@ -1,0 +1,90 @@
+"""docs/benchmarks.md from the result files."""
+
+from pathlib import Path
+from typing import Any
+
+HEAD = """# Benchmarks
+
+Written by `python -m benchmarks --table` from the files in `benchmarks/results/`. Machines are shared and noisy: read ratios, not
+seconds. Every contender of a table ran in the same run, in turn, in a process of its own, on two threads; figures are medians.
+"""
+
+
+def write_table(results: dict[str, dict[str, Any]], path: Path) -> Path:
+    """Write the page; a benchmark without a result file is left out."""
+    parts = [HEAD] + [write(results[name]) for name, write in SECTIONS.items() if name in results]
+    path.write_text("\n".join(parts))
+    return path
+
+
+def _rows(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _made(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    return f"`{result['command']}`, {machine['cpu']} ({machine['capability']}), torch {machine['torch']}.\n"
+
+
+def indexing(result: dict[str, Any]) -> str:
+    """Index building."""
+    seconds, peaks = result["median_seconds"], result["peak_bytes"]
+    rows = [
+        [name, f"{s:.1f}", f"{s / seconds['plain frozen']:.2f}", f"{s / seconds['bergson']:.2f}" if "bergson" in seconds else "",
+         f"{peaks[name] / 2**20:.0f}" if name in peaks else ""]
+        for name, s in seconds.items()
+    ]
+    table = _rows(["", "seconds", "of plain frozen", "of bergson", "peak MiB"], rows)
+    return (
+        f"## Building an index ({result['rows']} TinyStories, stories15m, rank 16 x 16)\n\n{_made(result)}\n{table}\n"
+        "`plain frozen`: forward and backward without weight gradients by the model library. `assay` covers every parameter, the "
+        "tied embedding and head included; `assay linear` the 42 layers that bergson covers. Aims: at most 1.0 of plain frozen, "
+        "at most 0.65 of bergson, at most 1.5 of the plain pass's memory.\n"
+    )
+
+
+def growth(result: dict[str, Any]) -> str:
+    """Growth with the number of examples."""
+    rows = [
+        [count, f"{run['seconds']:.1f}", f"{1000 * run['seconds_an_example']:.0f}", f"{run['peak'] / 2**20:.0f}"]
+        for count, run in result["examples"].items()
+    ]
+    table = _rows(["examples", "seconds", "ms an example", "peak MiB"], rows)
+    return f"## Growth\n\n{_made(result)}\n{table}\nTime is linear in the examples and memory flat.\n"
+
+
+def scan(result: dict[str, Any]) -> str:
+    """The scan."""
+    seconds = result["median_seconds"]
+    table = _rows(
+        ["", "seconds", "peak MiB"],
+        [["assay (int8, from disk)", f"{seconds['assay']:.2f}", f"{result['assay_peak_bytes'] / 2**20:.0f}"],
+         ["faiss IndexFlatIP (float32, in memory)", f"{seconds['faiss']:.2f}", f"{result['faiss_peak_bytes'] / 2**20:.0f}"]],
+    )
+    return (
+        f"## Exact top {result['k']} of {result['rows']:,} x {result['dim']:,} features, {result['queries']} queries\n\n{_made(result)}\n"
+        f"{table}\nRatio {result['ratio']:.2f} (aim: at most 0.5), with a cold file cache {result['cold_cache_seconds']:.2f} s. "
+        f"Against faiss on the same int8 features the same rows: {result['same_rows_as_faiss_on_the_int8_features']:.4f}; recall of int8 "
+        f"against float32: {result['recall_of_int8_against_float32']:.4f} (aim: 0.95).\n"
+    )
+
+
+def trak(result: dict[str, Any]) -> str:
+    """TRAK against its peers."""
+    seconds = result["median_seconds"]
+    fastest = min((s for name, s in seconds.items() if not name.startswith("assay")), default=float("nan"))
+    table = _rows(
+        ["", "seconds", "of the faster peer"], [[name, f"{s:.2f}", f"{s / fastest:.3f}"] for name, s in seconds.items()]
+    )
+    agree = _rows(["pair", "Spearman of scores"], [[pair, f"{value:.2f}"] for pair, value in result["spearman"].items()])
+    return (
+        f"## TRAK on the CPU (109k parameters, 500 x 50 MNIST images, 512 dimensions)\n\n{_made(result)}\n{table}\n"
+        "Aim: at most 0.2 of the faster peer. `sjlt` sketches whole gradients to 512 numbers, as the peers project them; `factored` "
+        f"projects both sides of each layer to 13.\n\n{agree}\n"
+        "With fewer training examples (500) than dimensions (512) the Gram matrix is singular: the scores of any two random "
+        "projections hardly agree, for any implementation. Use fewer dimensions than a quarter of the examples.\n"
+    )
+
+
+SECTIONS = {"indexing": indexing, "growth": growth, "scan": scan, "trak": trak}

@@ -1,0 +1,101 @@
+"""`assay attribute`: which training examples made the model behave as it does on the queries."""
+
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+import assay
+from assay.api import DENSE_PAIRS, TOP
+from assay.cli.options import (
+    DATA,
+    OUTPUT,
+    DataOptions,
+    ModelOptions,
+    check_out,
+    count,
+    data_options,
+    json_option,
+    limit_queries,
+    model_options,
+    out_options,
+    top_option,
+    train_options,
+)
+from assay.cli.parameters import Choice, kinds_of, method_options
+from assay.cli.render import saved, scores_json, scores_page
+from assay.errors import MethodError
+from assay.evaluate import one_step_check
+from assay.explore import report
+from assay.methods import Method
+from assay.scores import Scores
+
+
+@click.command()
+@model_options
+@train_options
+@click.option(
+    "--queries", required=True, metavar="FILE", panel=DATA, help="What the model did: examples like the training ones."
+)
+@limit_queries
+@data_options
+@top_option
+@out_options
+@click.option(
+    "--check",
+    type=count,
+    metavar="N",
+    panel=OUTPUT,
+    help="Take a small gradient step on each query's top N, on BM25's and on random examples: which lowers its loss?",
+)
+@json_option
+@method_options(kinds_of(Method), "gradcos")
+def attribute(
+    model: ModelOptions,
+    train: str,
+    limit: int | None,
+    queries: str,
+    limit_queries: int | None,
+    data: DataOptions,
+    method: Choice,
+    top: int,
+    out: Path | None,
+    with_report: bool,
+    check: int | None,
+    as_json: bool,
+) -> None:
+    """Score every training example for every query.
+
+    MODEL is a directory or hub id; methods that compare words need none. A score above zero: training on the example
+    lowered the query's loss.
+    """
+    chosen = method.method()
+    model.check(chosen)
+    if check is not None and not model.given:
+        raise MethodError("--check takes gradient steps of a model, and none was given. Name its directory or hub id.")
+    check_out(out)
+    examples, asked = data.read(train, limit), data.read(queries, limit_queries)
+    loaded = model.load()
+    scores = assay.attribute(loaded, examples, asked, chosen, top=kept(top, len(examples), len(asked)))
+    if check is not None and loaded is not None:
+        scores = scores.with_evidence(one_step=one_step_check(loaded, examples, scores, asked, k=check))
+    finish(scores, top, out, with_report, as_json)
+
+
+def kept(top: int, examples: int, queries: int) -> int | None:
+    """How many to keep of each end: all of a small result, and never fewer than are shown."""
+    return top if top > TOP and examples * queries > DENSE_PAIRS else None
+
+
+def finish(scores: Scores, top: int, out: Path | None, with_report: bool, as_json: bool) -> None:
+    """Save first, then show."""
+    facts: dict[str, Any] = {}
+    if out is not None:
+        scores.save(out)
+        page = report(scores, out / "report.html", top=top) if with_report else None
+        saved(out, page)
+        facts = {"out": out, "report": page}
+    if as_json:
+        scores_json(scores, top, **facts)
+    else:
+        scores_page(scores, top)
