@@ -2,8 +2,9 @@
 
     python -m benchmarks [--data DIR] [--peer PYTHON] [--table]
 
-Without `--data` (or $ASSAY_DATA) only the benchmarks that make their own data run; without `--peer` (or $ASSAY_PEER, the Python of an
-environment with bergson, traker and dattri) the peers are left out and the result says so. `--table` only writes the table.
+Without `--data` (or $ASSAY_DATA) only the benchmarks that make their own data run; without `--peer` (or $ASSAY_PEER, the
+Python of an environment with bergson, traker and dattri) the peers are left out and the result says so. `--table` only
+writes the table.
 """
 
 import json

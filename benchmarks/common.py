@@ -62,7 +62,9 @@ def contend(commands: dict[str, list[str]], repeat: int) -> dict[str, list[dict[
 def medians(found: dict[str, list[dict[str, Any]]], key: str = "seconds") -> dict[str, float]:
     """Median of one number over the rounds, for each contender that has it."""
     return {
-        name: statistics.median(row[key] for row in rows) for name, rows in found.items() if all(key in row for row in rows)
+        name: statistics.median(row[key] for row in rows)
+        for name, rows in found.items()
+        if all(key in row for row in rows)
     }
 
 
@@ -71,8 +73,12 @@ def machine() -> dict[str, Any]:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return {
-        "cpu": names[0] if names else platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-        "capability": torch.backends.cpu.get_cpu_capability(), "system": platform.system(), "torch": torch.__version__,
+        "cpu": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "system": platform.system(),
+        "torch": torch.__version__,
         "python": platform.python_version(),
     }
 

@@ -2,16 +2,16 @@
 
     python -m benchmarks.indexing --data DIR [--rows 400] [--repeat 3] [--bergson PYTHON] [--growth]
 
-`stories15m` on TinyStories of at most 256 tokens, rank 16 x 16 a module, two threads, every contender in a process of its own,
-in turn. Loading models is not counted. Contenders:
+`stories15m` on TinyStories of at most 256 tokens, rank 16 x 16 a module, two threads, every contender in a process of
+its own, in turn. Loading models is not counted. Contenders:
 
     plain            the model library's own forward + backward, weight gradients included
     plain frozen     the same without weight gradients
     assay            all parameters (42 linear layers, the tied embedding and head, 13 norms), written to disk
     assay linear     the 42 linear layers that bergson covers, written to disk
-    bergson          its `build` (projection_dim 16, token_batch_size 2048), if --bergson names the Python of an environment with it
+    bergson          its `build` (projection_dim 16, token_batch_size 2048); --bergson: the Python of an environment with it
 
-`--growth` measures time and peak memory of `assay` from 100 to 3,200 examples instead.
+`--growth` measures time and peak memory of `assay` from 100 to 3,200 examples and from 32 to 256 tokens instead.
 """
 
 import argparse
@@ -41,17 +41,19 @@ def stories(data: Path, rows: int) -> list[str]:
     return [fitting[k % len(fitting)] if k < len(fitting) else f"{k} {fitting[k % len(fitting)]}" for k in range(rows)]
 
 
-def contender(name: str, model_path: str, data: str) -> dict[str, Any]:
+def contender(name: str, model_path: str, data: str, max_length: int | None) -> dict[str, Any]:
     """Run one of ours, or a plain pass, and measure it."""
     import assay
     from assay.gradients.features import EXAMPLES, POSITIONS, pack
 
     torch.set_num_threads(2)
-    model = assay.load(model_path, modules=LINEAR if name == "assay linear" else None)
+    model = assay.load(model_path, modules=LINEAR if name == "assay linear" else None, max_length=max_length)
     train = assay.read(data)
+    tokens = sum(model.task.encode(example).length for example in train)
     if name.startswith("assay"):
         with tempfile.TemporaryDirectory() as scratch:
-            return timed(lambda: assay.build(model, train, Path(scratch) / "index", compression="factored:16"))
+            build = lambda: assay.build(model, train, Path(scratch) / "index", compression="factored:16")  # noqa: E731
+            return timed(build) | {"tokens": tokens}
     items = [model.task.encode(example) for example in train]
     groups = pack([item.length for item in items], POSITIONS, EXAMPLES)
     module: Any = model.module
@@ -78,31 +80,52 @@ def compare(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     commands = {name: [*me, "--contender", name, "--paths", str(model), str(data)] for name in names}
     if args.bergson:
         script = Path(__file__).parent / "peers" / "bergson_build.py"
-        commands["bergson"] = [args.bergson, str(script), str(_roomy(model, scratch)), str(data), str(scratch / "bergson")]
+        commands["bergson"] = [
+            args.bergson,
+            str(script),
+            str(_roomy(model, scratch)),
+            str(data),
+            str(scratch / "bergson"),
+        ]
     runs = contend(commands, args.repeat)
     seconds, peaks = medians(runs), medians(runs, "peak")
     ratios = {
         f"{mine} / {other}": seconds[mine] / seconds[other]
-        for mine in ("assay", "assay linear") for other in ("plain", "plain frozen", "bergson") if other in seconds
+        for mine in ("assay", "assay linear")
+        for other in ("plain", "plain frozen", "bergson")
+        if other in seconds
     }
     memory = {name: peaks["assay"] / peaks[name] for name in ("plain", "plain frozen")}
     return {
-        "rows": args.rows, "median_seconds": seconds, "time_ratios": ratios, "peak_bytes": peaks,
-        "memory_of_assay_over": memory, "bergson": runs["bergson"][0] if args.bergson else None, "runs": runs,
+        "rows": args.rows,
+        "median_seconds": seconds,
+        "time_ratios": ratios,
+        "peak_bytes": peaks,
+        "memory_of_assay_over": memory,
+        "bergson": runs["bergson"][0] if args.bergson else None,
+        "runs": runs,
     }
 
 
 def growth(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    """Time and memory of `assay` as the number of examples doubles."""
+    """Time and memory of `assay` as the examples double (64 tokens each at most), and as the length of 400 doubles."""
     folder = data_folder(args)
-    found = {}
-    for rows in (100, 200, 400, 800, 1600, 3200):
+    commands = {}
+    for rows, length in [(100 * 2**k, 64) for k in range(6)] + [(400, 32 * 2**k) for k in range(4)]:
         data = scratch / f"{rows}.jsonl"
         data.write_text("".join(json.dumps({"text": text}) + "\n" for text in stories(folder, rows)))
-        me = [sys.executable, "-m", "benchmarks.indexing", "--contender", "assay", "--paths"]
-        (run,) = contend({f"{rows} examples": [*me, str(folder / "models" / "stories15m"), str(data)]}, 1).values()
-        found[str(rows)] = run[0] | {"seconds_an_example": run[0]["seconds"] / rows}
-    return {"examples": found}
+        me = [
+            sys.executable,
+            "-m",
+            "benchmarks.indexing",
+            "--contender",
+            "assay",
+            "--max-length",
+            str(length),
+            "--paths",
+        ]
+        commands[f"{rows} x {length}"] = [*me, str(folder / "models" / "stories15m"), str(data)]
+    return {"sizes": {name: runs[0] for name, runs in contend(commands, 1).items()}}
 
 
 def _roomy(model: Path, scratch: Path) -> Path:
@@ -124,10 +147,11 @@ def main() -> None:
     arguments.add_argument("--bergson", help="Python of an environment with bergson")
     arguments.add_argument("--growth", action="store_true")
     arguments.add_argument("--contender", help=argparse.SUPPRESS)
+    arguments.add_argument("--max-length", type=int, help=argparse.SUPPRESS)
     arguments.add_argument("--paths", nargs=2, help=argparse.SUPPRESS)
     args = arguments.parse_args()
     if args.contender:
-        print(json.dumps(contender(args.contender, *args.paths)))
+        print(json.dumps(contender(args.contender, *args.paths, args.max_length)))
         return
     with tempfile.TemporaryDirectory() as scratch:
         if args.growth:

@@ -31,8 +31,13 @@ def indexing(result: dict[str, Any]) -> str:
     """Index building."""
     seconds, peaks = result["median_seconds"], result["peak_bytes"]
     rows = [
-        [name, f"{s:.1f}", f"{s / seconds['plain frozen']:.2f}", f"{s / seconds['bergson']:.2f}" if "bergson" in seconds else "",
-         f"{peaks[name] / 2**20:.0f}" if name in peaks else ""]
+        [
+            name,
+            f"{s:.1f}",
+            f"{s / seconds['plain frozen']:.2f}",
+            f"{s / seconds['bergson']:.2f}" if "bergson" in seconds else "",
+            f"{peaks[name] / 2**20:.0f}" if name in peaks else "",
+        ]
         for name, s in seconds.items()
     ]
     table = _rows(["", "seconds", "of plain frozen", "of bergson", "peak MiB"], rows)
@@ -45,13 +50,19 @@ def indexing(result: dict[str, Any]) -> str:
 
 
 def growth(result: dict[str, Any]) -> str:
-    """Growth with the number of examples."""
+    """Growth with the number of examples and tokens."""
     rows = [
-        [count, f"{run['seconds']:.1f}", f"{1000 * run['seconds_an_example']:.0f}", f"{run['peak'] / 2**20:.0f}"]
-        for count, run in result["examples"].items()
+        [
+            size,
+            f"{run['tokens']:,}",
+            f"{run['seconds']:.1f}",
+            f"{1e6 * run['seconds'] / run['tokens']:.0f}",
+            f"{run['peak'] / 2**20:.0f}",
+        ]
+        for size, run in result["sizes"].items()
     ]
-    table = _rows(["examples", "seconds", "ms an example", "peak MiB"], rows)
-    return f"## Growth\n\n{_made(result)}\n{table}\nTime is linear in the examples and memory flat.\n"
+    table = _rows(["examples x tokens at most", "tokens", "seconds", "microseconds a token", "peak MiB"], rows)
+    return f"## Growth\n\n{_made(result)}\n{table}\nOne run each; linear time is a constant last but one column.\n"
 
 
 def scan(result: dict[str, Any]) -> str:
@@ -59,8 +70,14 @@ def scan(result: dict[str, Any]) -> str:
     seconds = result["median_seconds"]
     table = _rows(
         ["", "seconds", "peak MiB"],
-        [["assay (int8, from disk)", f"{seconds['assay']:.2f}", f"{result['assay_peak_bytes'] / 2**20:.0f}"],
-         ["faiss IndexFlatIP (float32, in memory)", f"{seconds['faiss']:.2f}", f"{result['faiss_peak_bytes'] / 2**20:.0f}"]],
+        [
+            ["assay (int8, from disk)", f"{seconds['assay']:.2f}", f"{result['assay_peak_bytes'] / 2**20:.0f}"],
+            [
+                "faiss IndexFlatIP (float32, in memory)",
+                f"{seconds['faiss']:.2f}",
+                f"{result['faiss_peak_bytes'] / 2**20:.0f}",
+            ],
+        ],
     )
     return (
         f"## Exact top {result['k']} of {result['rows']:,} x {result['dim']:,} features, {result['queries']} queries\n\n{_made(result)}\n"
@@ -77,7 +94,9 @@ def trak(result: dict[str, Any]) -> str:
     table = _rows(
         ["", "seconds", "of the faster peer"], [[name, f"{s:.2f}", f"{s / fastest:.3f}"] for name, s in seconds.items()]
     )
-    agree = _rows(["pair", "Spearman of scores"], [[pair, f"{value:.2f}"] for pair, value in result["spearman"].items()])
+    agree = _rows(
+        ["pair", "Spearman of scores"], [[pair, f"{value:.2f}"] for pair, value in result["spearman"].items()]
+    )
     return (
         f"## TRAK on the CPU (109k parameters, 500 x 50 MNIST images, 512 dimensions)\n\n{_made(result)}\n{table}\n"
         "Aim: at most 0.2 of the faster peer. `sjlt` sketches whole gradients to 512 numbers, as the peers project them; `factored` "

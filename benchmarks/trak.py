@@ -1,10 +1,10 @@
-"""TRAK on the CPU against traker and dattri: one MLP of 109k parameters, 500 x 50 MNIST images, 512 dimensions, float32.
+"""TRAK on the CPU against traker and dattri: an MLP of 109k parameters, 500 x 50 MNIST images, 512 dimensions, float32.
 
     python -m benchmarks.trak --data DIR --peer PYTHON [--repeat 5]
 
-`--peer`: the Python of an environment with traker and dattri. Every contender runs in a process of its own, in turn, two threads; features
-and scores are timed, imports and loading are not. Also reports how well the scores agree (they share only the model: random
-projections differ), and what our two compressions cost.
+`--peer`: the Python of an environment with traker and dattri. Every contender runs in a process of its own, in turn, two
+threads; features and scores are timed, imports and loading are not. Also reports how well the scores agree (they share
+only the model: random projections differ), and what our two compressions cost.
 """
 
 import argparse
@@ -32,8 +32,8 @@ def mlp() -> nn.Module:
 
 def digits(folder: Path, kind: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The first images as rows of numbers in [0, 1], and their labels."""
-    images = np.frombuffer(gzip.open(folder / f"{kind}-images-idx3-ubyte.gz").read(), np.uint8, offset=16)
-    labels = np.frombuffer(gzip.open(folder / f"{kind}-labels-idx1-ubyte.gz").read(), np.uint8, offset=8)
+    images = np.frombuffer(gzip.decompress((folder / f"{kind}-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
+    labels = np.frombuffer(gzip.decompress((folder / f"{kind}-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
     return torch.tensor(images.reshape(-1, 784)[:count] / 255, dtype=torch.float32), torch.tensor(labels[:count]).long()
 
 
@@ -45,7 +45,9 @@ def prepare(folder: Path, path: Path) -> None:
     xq, yq = digits(folder, "t10k", 50)
     recipe = assay.Recipe(mlp, assay.tasks.Classify(), optimizer="sgd", lr=0.1, epochs=10, batch_size=64)
     state = recipe.train((x, y)).model.module.state_dict()
-    save_file({"x": x, "y": y, "xq": xq, "yq": yq, **{f"model.{name}": t.contiguous() for name, t in state.items()}}, path)
+    save_file(
+        {"x": x, "y": y, "xq": xq, "yq": yq, **{f"model.{name}": t.contiguous() for name, t in state.items()}}, path
+    )
 
 
 def contender(name: str, path: str) -> dict[str, Any]:
@@ -76,7 +78,8 @@ def agreement(runs: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     names = list(scores)
     return {
         f"{a} ~ {b}": statistics.fmean(spearmanr(scores[a][:, q], scores[b][:, q]).statistic for q in range(50))
-        for k, a in enumerate(names) for b in names[k + 1 :]
+        for k, a in enumerate(names)
+        for b in names[k + 1 :]
     }
 
 

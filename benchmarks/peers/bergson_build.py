@@ -27,7 +27,11 @@ def main(model: str, data: str, out: str) -> None:
 
     module.collect_gradients = timed
     config = IndexConfig(
-        run_path=out, model=model, precision="fp32", projection_dim=16, token_batch_size=2048,
+        run_path=out,
+        model=model,
+        precision="fp32",
+        projection_dim=16,
+        token_batch_size=2048,
         data=DataConfig(dataset=data, prompt_column="text", truncation=True),
     )
     module.build_worker(0, 0, 1, config, PreprocessConfig(), _data(config))

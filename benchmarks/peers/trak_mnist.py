@@ -1,7 +1,7 @@
 """Run by the Python of an environment that has traker or dattri: `trak_mnist.py PEER ARRAYS.safetensors DIM`.
 
-TRAK of one MLP (weights in the file) on 500 training and 50 query images, projected to DIM, on the CPU in float32; prints seconds
-of features and scores, without loading, as JSON.
+TRAK of one MLP (weights in the file) on 500 training and 50 query images, projected to DIM, on the CPU in float32;
+prints seconds of features and scores, without loading, as JSON.
 """
 
 import json
@@ -23,16 +23,26 @@ def mlp(arrays: dict[str, torch.Tensor]) -> nn.Module:
 
 
 def traker(arrays: dict[str, torch.Tensor], dim: int) -> torch.Tensor:
-    from trak import TRAKer
     from trak.projectors import BasicProjector, ProjectionType
+
+    from trak import TRAKer
 
     module, (train, queries) = mlp(arrays), _sets(arrays)
     size = sum(p.numel() for p in module.parameters())
-    projector = BasicProjector(size, dim, 0, ProjectionType.rademacher, torch.device("cpu"), block_size=128, dtype=torch.float32)
+    projector = BasicProjector(
+        size, dim, 0, ProjectionType.rademacher, torch.device("cpu"), block_size=128, dtype=torch.float32
+    )
     with tempfile.TemporaryDirectory() as folder:
         job = TRAKer(
-            module, "image_classification", len(train), save_dir=folder, device="cpu", projector=projector, proj_dim=dim,
-            use_half_precision=False, logging_level=50,
+            module,
+            "image_classification",
+            len(train),
+            save_dir=folder,
+            device="cpu",
+            projector=projector,
+            proj_dim=dim,
+            use_half_precision=False,
+            logging_level=50,
         )
         job.load_checkpoint(module.state_dict(), model_id=0)
         for batch in DataLoader(train, 100):
@@ -50,21 +60,23 @@ def dattri(arrays: dict[str, torch.Tensor], dim: int) -> torch.Tensor:
 
     module, (train, queries) = mlp(arrays), _sets(arrays)
 
-    def output(params, pair):  # noqa: ANN001, ANN202
+    def output(params, pair):
         image, label = pair
         logits = torch.func.functional_call(module, params, image.unsqueeze(0))
         loss = nn.functional.cross_entropy(logits, label.reshape(1))
         probability = torch.exp(-loss)
         return torch.log(probability / (1 - probability))
 
-    def probability(params, pair):  # noqa: ANN001, ANN202
+    def probability(params, pair):
         image, label = pair
         logits = torch.func.functional_call(module, params, image.unsqueeze(0))
         return torch.exp(-nn.functional.cross_entropy(logits, label.reshape(1)))
 
     task = AttributionTask(model=module, loss_func=output, checkpoints=module.state_dict(), target_func=output)
     job = TRAKAttributor(
-        task, probability, device="cpu",
+        task,
+        probability,
+        device="cpu",
         projector_kwargs={"proj_dim": dim, "proj_max_batch_size": 32, "proj_seed": 0, "device": "cpu"},
     )
     job.cache(DataLoader(train, 100))

@@ -4,6 +4,7 @@ from assay import errors, methods, tasks
 from assay.api import Opened, attribute, build, open, value
 from assay.examples import Example, Examples, read
 from assay.models import Checkpoint, Model, load
+from assay.runtime import Plan, plan
 from assay.scores import Scores
 from assay.training import EstimatorRecipe, Recipe, Run
 from assay.values import Values
@@ -11,6 +12,25 @@ from assay.values import Values
 __version__ = "0.1.0"
 
 __all__ = [
-    "Checkpoint", "EstimatorRecipe", "Example", "Examples", "Model", "Opened", "Recipe", "Run", "Scores", "Values", "attribute", "build", "errors", "load",
-    "methods", "open", "read", "tasks", "value",
+    "Checkpoint",
+    "EstimatorRecipe",
+    "Example",
+    "Examples",
+    "Model",
+    "Opened",
+    "Plan",
+    "Recipe",
+    "Run",
+    "Scores",
+    "Values",
+    "attribute",
+    "build",
+    "errors",
+    "load",
+    "methods",
+    "open",
+    "plan",
+    "read",
+    "tasks",
+    "value",
 ]

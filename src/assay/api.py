@@ -8,7 +8,14 @@ from typing import Any, Literal
 from assay.compress import Factored, Identity
 from assay.errors import InputError, MethodError
 from assay.examples import read
-from assay.index.build import append_checkpoints, append_rows, build_index, model_facts, refuse_other
+from assay.index.build import (
+    append_checkpoints,
+    append_rows,
+    build_index,
+    check_measurement,
+    model_facts,
+    refuse_other,
+)
 from assay.index.format import Dtype
 from assay.index.reader import StoredIndex, open_index
 from assay.methods import Method, Registered, ValueMethod, find
@@ -122,6 +129,7 @@ class Opened:
         """
         chosen = _as_built(self.index, method)
         chosen.check_model(self.model)
+        check_measurement(self.index, chosen.train_measurement(), chosen.name)
         check_model(self.index, self.model, chosen)
         queries = read(queries)
         return Indexed(self.index, self.model, chosen).score(queries, _kept(len(self.index), len(queries), top))

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.cli.helpers import json_lines, run
 
 import assay
-from tests.cli.helpers import json_lines, run
 
 
 def test_the_table_shows_both_sides_with_losses(model: Path, train: Path, queries: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-
 from tests.cli.helpers import refused, run, write
 from tests.support import saved
 
@@ -58,7 +57,6 @@ def test_longer_than_the_context(model: Path, train: Path, tmp_path: Path) -> No
 
 def test_labels_out_of_range(tmp_path: Path) -> None:
     import transformers
-
     from tests.support import config, tokenizer
 
     module = transformers.AutoModelForSequenceClassification.from_config(config("Bert", num_labels=3))

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from tests.cli.helpers import LINES, json_lines, refused, run, write
 
 import assay
-from tests.cli.helpers import LINES, json_lines, refused, run, write
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +98,14 @@ def test_another_index_is_not_overwritten(index: Path, model: Path, later: Path,
 
 
 def test_a_failed_build_leaves_nothing(model: Path, tmp_path: Path) -> None:
-    bad = write(tmp_path / "bad.jsonl", [{"prompt": "the cat", "completion": " sat"}, {"prompt": "a", "completion": ""}])
+    bad = write(
+        tmp_path / "bad.jsonl", [{"prompt": "the cat", "completion": " sat"}, {"prompt": "a", "completion": ""}]
+    )
     refused("index", model, "--train", bad, "--out", tmp_path / "index", names=["bad.jsonl", "completion"])
     long = write(tmp_path / "long.jsonl", [{"text": "the cat"}, {"text": "the " * 80}])
-    refused("index", model, "--train", long, "--long", "refuse", "--out", tmp_path / "index", names=["long:2", "81 tokens"])
+    refused(
+        "index", model, "--train", long, "--long", "refuse", "--out", tmp_path / "index", names=["long:2", "81 tokens"]
+    )
     assert not (tmp_path / "index").exists()
 
 

@@ -143,7 +143,7 @@ def _help(parameter: Parameter) -> str:
     defaults = _grouped((kind.name, _shown(default_of(field))) for kind, field in parameter.owners)
     text = next(iter(texts)) if len(texts) == 1 else "; ".join(f"{names}: {text}" for text, names in texts.items())
     common, *others = defaults
-    return f"{text} [{'; '.join([common, *(f'{defaults[other]}: {other}' for other in others)])}]"
+    return f"{text} [{'; '.join([common, *(f'{other} for {defaults[other]}' for other in others)])}]"
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -34,7 +34,10 @@ from assay.runtime import plan as predict
 @store_option
 @top_option
 @out_options
-@click.option("--check", type=int, metavar="N", panel=OUTPUT, help="Not counted.")
+@click.option("--check", type=int, metavar="N", panel=OUTPUT, help="Accepted; its cost is not counted.")
+@click.option(
+    "--append", type=click.Choice(["examples", "checkpoints"]), panel=OUTPUT, help="Accepted; --train counts."
+)
 @json_option
 @method_options(kinds_of(Registered), "gradcos")
 def plan(
@@ -51,8 +54,8 @@ def plan(
 ) -> None:
     """Predict time, memory, disk and coverage of a command, without running the model.
 
-    Takes the arguments of `assay attribute` or `assay index`; those that change no cost (--top, --out, --check) are
-    accepted and ignored.
+    Takes the arguments of `assay attribute`, or without --queries of `assay index`; those that change no cost (--top,
+    --out, --report) are accepted and ignored.
     """
     chosen = method.method()
     if method.given.get("compression") == "none" and queries is None:

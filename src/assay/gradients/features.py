@@ -60,6 +60,20 @@ def notes(cut: int, skipped: Sequence[str]) -> tuple[str, ...]:
     return tuple(texts)
 
 
+def coverage_note(model: Model) -> tuple[str, ...]:
+    """A warning that names the modules left out, if less than 99% of the trainable parameters take part."""
+    left = {
+        name.rpartition(".")[0] or name
+        for name, p in model.module.named_parameters()
+        if p.requires_grad and name not in model.parameters
+    }
+    share = sum(p.numel() for p in model.parameters.values()) / model.size
+    if share >= 0.99:
+        return ()
+    some = ", ".join(sorted(left)[:5]) + (", ..." if len(left) > 5 else "")
+    return (f"Only {share:.1%} of the trainable parameters took part; left out: {some}.",)
+
+
 def window_rows(width: int, limit: int = 1024) -> int:
     """Rows of a window whose features fit the memory set aside for them."""
     return max(1, min(limit, NUMBERS // width))

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from assay.tasks.base import Observe, evaluating
 from assay.tasks.measurements import Measurement
 
-CHUNK_ELEMENTS = 8 * 2**20
-"""Logits held at once (32 MiB of float32): large enough for full speed, small beside the model's activations."""
+CHUNK_ELEMENTS = 2**25
+"""Logits held at once (128 MiB of float32): large enough for full speed, small beside the model's activations."""
 
 
 @dataclass(frozen=True)

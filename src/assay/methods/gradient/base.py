@@ -7,6 +7,7 @@
 one, unless the user keeps it) and scanned; exact gradients are too long to store and are multiplied as they come.
 """
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from assay.compress import Compression, Identity, parse
 from assay.compress.against import Against
 from assay.errors import MethodError
 from assay.examples import Examples
-from assay.gradients.features import OnNonfinite, Tile, feature_tiles, layout_for, notes
+from assay.gradients.features import OnNonfinite, Tile, coverage_note, feature_tiles, layout_for, notes
 from assay.index.build import PROBE, Contents, at_stage, build_index
 from assay.index.format import Dtype
 from assay.methods.base import Fitted, Method, option
@@ -124,10 +125,15 @@ class GradientMethod(Method):
             return Live(self, model, train)
         from assay.methods.gradient.indexed import Indexed
 
-        folder = tempfile.TemporaryDirectory(prefix="assay-")
-        with measured() as cost:
-            index = build_index(model, train, Path(folder.name) / "index", self.contents())
-        return Indexed(index, model, self, cost.seconds, folder)
+        folder = Path(tempfile.mkdtemp(prefix="assay-"))
+        try:
+            with measured() as cost:
+                contents = self.contents(origin={"train": train.origin})
+                index = build_index(model, train, folder / "index", contents)
+            return Indexed(index, model, self, cost.seconds, folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def staged(self, model: Model) -> Model:
         """The model with the checkpoints that this method uses."""
@@ -213,7 +219,7 @@ class Live(Fitted):
             coverage=coverage,
             seconds=cost.seconds,
             peak_memory=cost.peak_memory,
-            notes=told.notes(),
+            notes=(*coverage_note(model), *told.notes()),
         )
         return Scores.of(kept, self.train, Table.of(queries, loss=losses), provenance)
 

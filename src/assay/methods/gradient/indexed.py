@@ -1,8 +1,10 @@
 """Queries against a stored index: the same formula as everywhere in the family, by one scan of the disk."""
 
 import hashlib
-import tempfile
+import shutil
+import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from assay.errors import IndexMismatch
 from assay.examples import Examples
-from assay.gradients.features import notes
+from assay.gradients.features import coverage_note, notes
 from assay.index.build import check_measurement, header_of, refuse_other
 from assay.index.reader import StoredIndex
 from assay.index.scan import dense, top_k
@@ -34,7 +36,7 @@ class Indexed(Fitted):
         model: the model that the index was built with; IndexMismatch otherwise.
         method: any whose gradients the index holds.
         seconds: what building took, if it was part of this job.
-        folder: a temporary directory that holds the index and goes with this object.
+        folder: a temporary directory that holds the index and is removed with this object, or at the end of the process.
     """
 
     def __init__(
@@ -43,13 +45,15 @@ class Indexed(Fitted):
         model: Model,
         method: GradientMethod,
         seconds: float = 0.0,
-        folder: "tempfile.TemporaryDirectory[str] | None" = None,
+        folder: Path | None = None,
     ) -> None:
         check_measurement(index, method.train_measurement(), method.name)
-        self.index, self.model, self.method, self._seconds, self._folder = index, model, method, seconds, folder
+        self.index, self.model, self.method = index, model, method
         with measured(seconds) as cost:
             self._state = method.state(index)
         self._seconds = cost.seconds
+        if folder is not None:
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     def score(self, queries: Examples, top: int | None = None) -> Scores:
         """Dense scores, or the `top` best at both ends with memory that does not grow with the training data."""
@@ -76,7 +80,7 @@ class Indexed(Fitted):
             coverage=index.header["coverage"],
             seconds=cost.seconds,
             peak_memory=cost.peak_memory,
-            notes=self._notes(cut),
+            notes=(*coverage_note(self.model), *self._notes(cut)),
         )
         return Scores.of(entries, train, Table.of(queries, loss=losses), provenance)
 

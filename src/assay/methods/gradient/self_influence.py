@@ -22,7 +22,7 @@ from assay.compress.against import Against
 from assay.errors import MethodError
 from assay.examples import Examples
 from assay.gradients.blocks import Layout
-from assay.gradients.features import OnNonfinite, feature_tiles, layout_for
+from assay.gradients.features import OnNonfinite, coverage_note, feature_tiles, layout_for
 from assay.index.build import PROBE, at_stage
 from assay.methods.base import ValueMethod, option
 from assay.methods.gradient.base import Told
@@ -86,7 +86,7 @@ class SelfInfluence(ValueMethod):
             coverage=coverage,
             seconds=cost.seconds,
             peak_memory=cost.peak_memory,
-            notes=told.notes(),
+            notes=(*coverage_note(model), *told.notes()),
         )
         return Values.of(-total, train, provenance, raw={"self_influence": total})
 

@@ -1,0 +1,384 @@
+"""What every registered method promises, whatever it computes: one suite over the registry.
+
+Texts go through a tiny Llama with two checkpoints; arrays through linear models where a gradient is known to vanish or
+to change its sign.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.support import examples, text_model
+from torch import Tensor, nn
+
+import assay
+from assay.errors import AssayError
+from assay.examples import Examples
+from assay.gradients import features
+from assay.methods import METHODS, Method, Registered, ValueMethod
+from assay.methods import streamed as blocks
+from assay.methods.gradient.base import GradientMethod
+from assay.methods.lexical import embedding
+from assay.models import Checkpoint, Model
+from assay.results import Result
+from assay.tasks import Classify, Regress
+
+OPTIONS: dict[str, dict[str, Any]] = {"trak": {"compression": "sjlt:64"}}  # of 2,048 dimensions no more is learned
+SCORING = [kind for kind in METHODS if issubclass(kind, Method)]
+VALUING = [kind for kind in METHODS if issubclass(kind, ValueMethod)]
+GRADIENT = [kind for kind in METHODS if issubclass(kind, GradientMethod)]
+TRAIN = examples(
+    "the cat sat on the mat", "a big red dog ran under the tree and saw the cat", "hello who are you", "I am a dog .",
+    "the cat sat on the mat", "you saw the big red mat", "a dog and a cat ran", "under the tree sat a dog and a cat .",
+    "who sat on the mat", "the tree",
+)  # fmt: skip
+TWINS = (0, 4)
+QUERIES = examples("the cat ran", "who saw the big dog under the tree", "hello", "the cat sat on the mat")
+
+named = pytest.mark.parametrize("kind", SCORING, ids=lambda kind: kind.name)
+valued = pytest.mark.parametrize("kind", VALUING, ids=lambda kind: kind.name)
+anything = pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.name)
+
+
+@cache
+def language() -> Model:
+    """With two checkpoints, of which the last is the model as it is."""
+    plain = text_model("Llama", tie_word_embeddings=True, num_hidden_layers=1)
+    now = {name: tensor.clone() for name, tensor in plain.module.state_dict().items()}
+    before = {name: 0.9 * tensor for name, tensor in now.items()}
+    stages = [Checkpoint.of_state(name, rate, plain.module, state) for name, rate, state in (("a", 0.2, before), ("b", 0.1, now))]
+    return Model(plain.module, plain.task, checkpoints=stages)
+
+
+def made(kind: type[Any]) -> Any:
+    """The method as it is tested: with its defaults, or nearly."""
+    return kind(**OPTIONS.get(kind.name, {}))
+
+
+def result(kind: type[Registered], model: Any, train: Examples = TRAIN, queries: Examples = QUERIES) -> Result:
+    """Scores, or values."""
+    if issubclass(kind, Method):
+        return assay.attribute(model, train, queries, made(kind))
+    return assay.value(model, train, method=made(kind))
+
+
+@cache
+def usual(kind: type[Registered]) -> Any:
+    """The scores, or values, that others are compared with."""
+    return result(kind, language())
+
+
+def numbers(kind: type[Registered], model: Any, train: Examples = TRAIN, queries: Examples = QUERIES) -> np.ndarray:
+    """One row an example; a value method has one column."""
+    found: Any = result(kind, model, train, queries)
+    return found.array.reshape(len(train), -1)
+
+
+def assert_same(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-4) -> None:
+    """Up to rounding, relative to the largest number."""
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
+
+
+# -- what comes back ---------------------------------------------------------------------------------------------------
+
+
+@named
+def test_scores_have_the_right_form(kind: type[Method]) -> None:
+    scores = usual(kind)
+    assert scores.array.shape == (len(TRAIN), len(QUERIES))
+    assert scores.array.dtype == np.float32
+    assert np.isfinite(scores.array).all()
+    assert np.abs(scores.array).max() > 0
+    assert list(scores.train_ids) == list(TRAIN.ids)
+    assert list(scores.query_ids) == list(QUERIES.ids)
+    assert list(scores.train.texts) == list(TRAIN.texts)
+
+
+@valued
+def test_values_have_the_right_form(kind: type[ValueMethod]) -> None:
+    values = usual(kind)
+    assert values.array.shape == (len(TRAIN),)
+    assert np.isfinite(values.array).all()
+    assert list(values.ids) == list(TRAIN.ids)
+
+
+@anything
+def test_provenance_is_complete(kind: type[Registered]) -> None:
+    found = usual(kind)
+    about = found.provenance
+    assert (about.method, about.unit) == (kind.name, kind.unit)
+    assert about.parameters.items() >= made(kind).parameters().items()
+    assert about.sign == "higher = more helpful"
+    assert about.train_fingerprint == TRAIN.fingerprint()
+    assert about.inputs["train"] == TRAIN.origin
+    assert about.seconds > 0
+    assert about.peak_memory > 2**20
+    assert {"assay", "python", "torch", "numpy"} <= set(about.versions)
+    if issubclass(kind, Method):
+        assert about.query_fingerprint == QUERIES.fingerprint()
+        assert about.inputs["queries"] == QUERIES.origin
+    takes_model = kind.family == "gradient" or kind.name == "embedding"
+    assert (about.model_fingerprint is not None) == ("model" in about.inputs) == takes_model
+    assert about.coverage == (1.0 if kind.family == "gradient" else None)
+
+
+@anything
+def test_results_come_back_from_disk(kind: type[Registered], tmp_path: Path) -> None:
+    found = usual(kind)
+    found.save(tmp_path / "run")
+    loaded: Any = type(found).load(tmp_path / "run")
+    np.testing.assert_array_equal(loaded.array, found.array)
+    assert loaded.provenance == found.provenance
+    assert loaded.to_frame().equals(found.to_frame())
+
+
+@named
+@pytest.mark.parametrize("k", [1, 3, 50])
+def test_the_best_k_are_those_of_all_scores(kind: type[Method], k: int) -> None:
+    fitted = made(kind).fit(language(), TRAIN)
+    some, everything = fitted.score(QUERIES, top=k), fitted.score(QUERIES)
+    assert not some.is_dense
+    assert some.top(k).to_dict() == everything.top(k).to_dict()
+
+
+# -- what must not matter ----------------------------------------------------------------------------------------------
+
+
+@anything
+def test_the_same_input_gives_the_same_bits(kind: type[Registered]) -> None:
+    np.testing.assert_array_equal(numbers(kind, language()), usual(kind).array.reshape(len(TRAIN), -1))
+
+
+@anything
+def test_order_moves_rows_and_columns_and_nothing_else(kind: type[Registered]) -> None:
+    rows, columns = np.random.permutation(len(TRAIN)), [2, 0, 3, 1]
+    expected = usual(kind).array.reshape(len(TRAIN), -1)[rows]
+    if issubclass(kind, Method):
+        expected = expected[:, columns]
+    assert_same(numbers(kind, language(), TRAIN.select(rows), QUERIES.select(columns)), expected)
+
+
+@anything
+def test_batches_do_not_matter(kind: type[Registered], monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = usual(kind).array.reshape(len(TRAIN), -1)
+    monkeypatch.setattr(features, "EXAMPLES", 1)
+    monkeypatch.setattr(blocks, "BLOCK_SCORES", 1)
+    monkeypatch.setattr(embedding, "pack", lambda lengths, positions, most: [[k] for k in range(len(lengths))])
+    assert_same(numbers(kind, language()), expected)
+
+
+@anything
+def test_equal_rows_score_equally_and_stay_two(kind: type[Registered]) -> None:
+    found = usual(kind)
+    array, (one, other) = found.array.reshape(len(TRAIN), -1), TWINS
+    assert found.train.ids[one] != found.train.ids[other]
+    if kind.name != "random":  # a function of the ids
+        assert_same(array[one], array[other], 1e-5)
+
+
+@named
+def test_a_query_alone_scores_as_among_others(kind: type[Method]) -> None:
+    expected = usual(kind).array.reshape(len(TRAIN), -1)
+    assert_same(numbers(kind, language(), queries=QUERIES[1:2]), expected[:, 1:2])
+
+
+# -- what stays as it was ----------------------------------------------------------------------------------------------
+
+
+@anything
+def test_constructors_record_and_nothing_changes_them(kind: type[Registered]) -> None:
+    method = made(kind)
+    before = copy.deepcopy(vars(method))
+    assert set(before) == {entry.name for entry in fields(kind)}
+    assert all("help" in entry.metadata for entry in fields(kind))
+    if isinstance(method, Method):
+        method.fit(language(), TRAIN).score(QUERIES)
+    else:
+        method.value(language(), TRAIN)  # type: ignore[attr-defined]
+    assert vars(method) == before
+    assert method == kind(**before)
+    for name in before:
+        with pytest.raises(FrozenInstanceError):
+            setattr(method, name, before[name])
+
+
+def snapshot(module: nn.Module) -> dict[str, Any]:
+    """Everything of a module that somebody might leave changed."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
+    return {
+        "bits": {name: tensor.clone() for name, tensor in module.state_dict().items()},
+        "gradients": {name: (p.requires_grad, p.grad, p.dtype, id(p)) for name, p in module.named_parameters()},
+        "modules": {name: (m.training, type(m), id(m)) for name, m in module.named_modules()},
+        "hooks": {name: [len(getattr(m, hook)) for hook in hooks] for name, m in module.named_modules()},
+        "attributes": {name: set(vars(m)) for name, m in module.named_modules()},
+    }
+
+
+def assert_untouched(before: dict[str, Any], module: nn.Module) -> None:
+    after = snapshot(module)
+    bits, other = before["bits"], after.pop("bits")
+    assert bits.keys() == other.keys()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in bits.items())
+    assert after == {name: value for name, value in before.items() if name != "bits"}
+
+
+@pytest.fixture
+def borrowed() -> Model:
+    """A model in a mixed state: some of it in training mode, a parameter frozen, a hook of the user's."""
+    model = language()
+    module = copy.deepcopy(model.module).train()
+    module.get_submodule("model.layers.0.self_attn").eval()
+    module.get_submodule("model.layers.0.mlp.up_proj").requires_grad_(False)
+    module.get_submodule("model.norm").register_forward_hook(lambda m, x, y: None)
+    return Model(module, model.task, checkpoints=model.checkpoints)
+
+
+@anything
+def test_the_model_is_borrowed(kind: type[Registered], borrowed: Model) -> None:
+    before = snapshot(borrowed.module)
+    result(kind, borrowed)
+    assert_untouched(before, borrowed.module)
+
+
+@anything
+@pytest.mark.parametrize("after", [1, 3])
+def test_the_model_is_borrowed_also_when_something_fails(kind: type[Registered], after: int, borrowed: Model) -> None:
+    """The task breaks at its `after`-th measurement or representation."""
+    calls = 0
+
+    class Broken(type(borrowed.task)):  # type: ignore[misc]
+        def _count(self) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == after:
+                raise KeyboardInterrupt
+
+        def measure(self, *given: Any, **options: Any) -> Tensor:
+            self._count()
+            return super().measure(*given, **options)
+
+        def features(self, *given: Any) -> Tensor:
+            self._count()
+            return super().features(*given)
+
+    task = copy.copy(borrowed.task)
+    task.__class__ = Broken
+    before = snapshot(borrowed.module)
+    broken = Model(borrowed.module, task)  # without checkpoints, so that the user's own module runs
+    if kind.name == "tracin":
+        broken = Model(borrowed.module, task, checkpoints=[Checkpoint("own", 1.0, lambda: borrowed.module)])
+    with pytest.raises(KeyboardInterrupt):
+        result(kind, broken)
+        raise KeyboardInterrupt if kind.family in ("lexical", "baseline") else AssertionError("nothing broke")
+    assert_untouched(before, borrowed.module)
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [kind for kind in METHODS if kind.name != "random"], ids=lambda kind: kind.name)
+def test_data_that_do_not_fit_are_refused_in_words(kind: type[Registered]) -> None:
+    with pytest.raises(AssayError) as caught:
+        result(kind, language(), train=assay.read((torch.zeros(3, 2), torch.zeros(3))))
+    assert caught.value.exit_code == 2
+    assert "arrays" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in METHODS if kind.family == "gradient" or kind.name == "embedding"])
+@pytest.mark.parametrize("given", [None, "path/of/a/model", 3])
+def test_what_is_no_model_is_refused_in_words(kind: type[Registered], given: Any) -> None:
+    with pytest.raises(AssayError, match=rf"{kind.name}.*was given {type(given).__name__}"):
+        result(kind, given)
+
+
+# -- gradients that are known ------------------------------------------------------------------------------------------
+
+
+def linear() -> tuple[nn.Module, Tensor]:
+    """Whole numbers, so that a prediction can be met exactly."""
+    torch.manual_seed(0)
+    module = nn.Linear(4, 1, bias=False).double()
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[1.0, -2.0, 3.0, 0.0]]))
+    return module, torch.randint(-4, 5, (20, 4)).double()
+
+
+def on_checkpoint(module: nn.Module, task: Any) -> Model:
+    return Model(module, task, checkpoints=[Checkpoint("end", 0.5, lambda: module)])
+
+
+WIDTHS: list[Callable[[type[GradientMethod]], GradientMethod]] = [
+    lambda kind: kind(),
+    lambda kind: kind(compression="factored:2"),
+    lambda kind: kind(compression="sjlt:3"),
+]
+
+
+@pytest.mark.parametrize("kind", GRADIENT, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("make", WIDTHS, ids=["default", "factored", "sjlt"])
+def test_an_example_without_gradient_scores_zero(
+    kind: type[GradientMethod], make: Callable[[type[GradientMethod]], GradientMethod]
+) -> None:
+    """A prediction met exactly: no gradient of the loss, and no residual for TRAK."""
+    module, x = linear()
+    y = torch.randn(20, dtype=torch.float64)
+    y[5] = module(x[5]).item()
+    array = assay.attribute(on_checkpoint(module, Regress()), (x, y), (x[:6], y[:6]), make(kind)).array
+    assert (array[5] == 0).all()
+    assert (np.abs(np.delete(array, 5, axis=0)).max(1) > 0).all()
+    if kind.name != "trak":  # its queries are margins, whose gradient does not vanish
+        assert (array[:, 5] == 0).all()
+
+
+@pytest.mark.parametrize("kind", GRADIENT, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("make", WIDTHS, ids=["default", "factored", "sjlt"])
+def test_a_negated_query_negates_its_scores(
+    kind: type[GradientMethod], make: Callable[[type[GradientMethod]], GradientMethod]
+) -> None:
+    """The target on the other side of the prediction; of two classes the other one, whose margin is the negative."""
+    module, x = linear()
+    if kind.name == "trak":
+
+        class Two(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.line = module
+
+            def forward(self, x: Tensor) -> Tensor:
+                return torch.cat([torch.zeros(len(x), 1, dtype=x.dtype), self.line(x)], 1)
+
+        y = torch.randint(0, 2, (20,))
+        model, other = on_checkpoint(Two(), Classify()), 1 - y
+    else:
+        y = torch.randn(20, dtype=torch.float64)
+        model, other = on_checkpoint(module, Regress()), 2 * module(x).detach().squeeze(1) - y
+    one, negated = (assay.attribute(model, (x, y), (x[:6], z[:6]), make(kind)).array for z in (y, other))
+    assert np.abs(one).max() > 0
+    assert_same(negated, -one, 1e-6)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in METHODS if kind.family == "gradient"], ids=lambda kind: kind.name)
+def test_an_example_that_is_not_finite_stops_or_is_told(kind: type[Any]) -> None:
+    module, x = linear()
+    y = torch.randn(20, dtype=torch.float64)
+    x[7] = 1e200  # finite as data; its gradient is not as a float32
+    train = assay.read((x, y))
+    model, queries = on_checkpoint(module, Regress()), assay.read((x[:3], y[:3]))
+    with pytest.raises(AssayError, match=str(train.ids[7])):
+        result(kind, model, train, queries)
+    method = kind(on_nonfinite="skip")
+    scoring = isinstance(method, Method)
+    found: Any = (
+        assay.attribute(model, train, queries, method) if scoring else assay.value(model, train, method=method)
+    )
+    assert (found.array[7] == 0).all()
+    assert np.isfinite(found.array).all()
+    (note,) = found.provenance.notes
+    assert note == f"1 examples had a loss or gradient that is not finite and score 0: {train.ids[7]}."
