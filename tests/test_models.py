@@ -85,10 +85,13 @@ def test_half_precision_is_widened_on_the_cpu(tmp_path: Path, dtype: torch.dtype
 
 
 def test_loading_is_quiet_and_leaves_the_librarys_settings(
-    llama: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    llama: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
     from transformers.utils import logging as library
 
+    enabled = library.is_progress_bar_enabled()
+    library.enable_progress_bar()  # a command that another test ran in this process may have silenced it
+    request.addfinalizer(lambda: None if enabled else library.disable_progress_bar())
     before = library.get_verbosity(), library.is_progress_bar_enabled()
     assert before[1]
     with caplog.at_level(logging.DEBUG):

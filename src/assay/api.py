@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+import torch
+
 from assay.compress import Factored, Identity
 from assay.errors import InputError, MethodError
 from assay.examples import read
@@ -161,6 +163,8 @@ def load_origin(origin: Mapping[str, Any]) -> Model:
         origin["model"],
         modules=origin.get("modules") or None,
         max_length=origin.get("max_length"),
+        long=origin.get("long") or "cut",
+        dtype=getattr(torch, origin["dtype"]) if origin.get("dtype") else None,
         checkpoints=[(path, rate) for path, rate in origin.get("checkpoints", [])],
     )
 

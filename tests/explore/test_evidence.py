@@ -27,7 +27,7 @@ def test_rows_facts_and_order() -> None:
     assert (one_step.unit, one_step.text, dict(one_step.facts)) == (
         "nats of query loss",
         "One step each.",
-        {"k": 10, "step": 0.01},
+        {"k": 10, "step": "0.01"},
     )
     assert "graddot top 10: −0.121" in one_step.plot
     assert agreed.rows[0].mean == "0.62"

@@ -157,9 +157,13 @@ def _usable(device: str | None) -> str | None:
 
 
 def silence_libraries() -> None:
-    """No bars and remarks of the model library: what is wrong is raised by us."""
+    """No bars and remarks of the model library and its hub: what is wrong is raised by us."""
+    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
+    hub.set_verbosity_error()
+    disable_progress_bars()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.simplefilter("ignore")

@@ -10,7 +10,7 @@ gradients; L_i is summed, L_q averaged over tokens. `s` is found without a look 
 step on some random training examples lowers their own loss by at least 80% of the first-order prediction. Below zero:
 the loss fell, the set helped. This checks the direction to first order, at one model; it is not retraining.
 
-Intervals: 95%, percentile bootstrap over queries (2,000 resamples, seeded); for the differences of method and baseline
+Intervals: 95%, bootstrap over queries (2,000 resamples, seeded); for the differences of method and baseline
 the same queries are paired. Cost: sets x queries x k gradients with weights, and as many query losses.
 """
 

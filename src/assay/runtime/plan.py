@@ -3,7 +3,7 @@
     seconds = sum over steps of  operations / (speed * efficiency) + bytes / bandwidth + calls * overhead
 
 Operations and bytes are counted from the layers and from a sample of examples (`workload.py`); speed and bandwidth of
-the machine are measured for a fifth of a second (`machine.py`). The constants below were fitted on two cores of a CPU on
+the machine are measured for a fifth of a second (`machine.py`). The constants below were fitted on a core of a CPU on
 a language model of 15 million parameters and a perceptron of 109 thousand; time then came out within a factor of 2 and
 memory within 1.5. Loading the model and reading the files are not counted, and the model is not run.
 """
@@ -25,23 +25,27 @@ from assay.runtime.machine import Machine, measure, resident_memory
 from assay.runtime.workload import Data, data_of, network_of
 from assay.tasks.head import CHUNK_ELEMENTS
 
-EFFICIENCY = 0.55
+EFFICIENCY = 0.85
 """Of the measured speed, in the layers' products."""
 THIN = 0.25
-"""Of the measured speed, in products with a side of a few numbers."""
+"""Of the measured speed, in products with a side of a few numbers (random projections, queries)."""
 ACTIVATIONS = 8
 """Times that each number between layers is read or written by elementwise work, forward and backward."""
 FORMED = 6
 """The same for each number of a gradient that is formed."""
-SCATTERED = 20
-"""The same for each number that a count-sketch adds into its buckets."""
+SCATTERED = 160
+"""The same for each number that a count-sketch adds into its buckets, in no order."""
 CALL = 60e-6
 """Seconds of overhead of a module in a pass forward and backward, hooks included."""
+EXAMPLE = 60e-6
+"""Seconds of overhead of an example: reading it, its fingerprint, its text."""
+START = 0.1
+"""Seconds before anything is computed."""
 KEPT = 1.6
 """Activations kept for the backward pass, as a multiple of the numbers between layers."""
 HASHED = 1.5e9
 """Bytes fingerprinted a second."""
-WORDS = {"bm25": 1.5e6, "tfidf": 0.5e6}
+WORDS = {"bm25": 4e6, "tfidf": 1.2e6}
 """Characters a second whose words are counted."""
 
 
@@ -193,7 +197,7 @@ class _Gradients:
     def _pass(self, data: Data, compression: Compression, queries: int = 0) -> float:
         """Features of examples at all checkpoints, or with `queries` their products with so many gradients."""
         captured = self._floor(data) + self._compress(data, compression, queries) + self._slow(data)
-        return self.stages * (data.examples * data.encoding + captured)
+        return self.stages * (data.examples * (data.encoding + EXAMPLE) + captured)
 
     def _floor(self, data: Data, passes: float = 2.0) -> float:
         """Forward, and backward without weight gradients."""
@@ -209,7 +213,7 @@ class _Gradients:
             sides = sum((block.rows + block.cols) * (block.cols > 1) for block in blocks)
             return 2 * k * data.positions * (sides + k * len(blocks)) / (THIN * machine.flops)
         operations = 2 * data.positions * sum(b.size for b in blocks if b.cols > 1)
-        operations += 2 * queries * data.examples * self.numbers
+        operations += 2 * queries * data.examples * self.numbers * EFFICIENCY / THIN
         times = FORMED + (SCATTERED if isinstance(compression, SJLT) else 0)
         return operations / (EFFICIENCY * machine.flops) + times * 4 * data.examples * self.numbers / machine.bytes
 
@@ -225,7 +229,7 @@ class _Gradients:
         data = self.data
         one = Data(1, data.positions / data.examples, data.squares / data.examples, 1, 0, 1, 0, 0)
         check = self._floor(one, 2.0) + 4 * self._floor(one, 2.0) + 2 * FORMED * 4 * self.numbers / self.machine.bytes
-        return 2 * size / HASHED + layouts * self.stages * check
+        return START + 2 * size / HASHED + layouts * self.stages * check
 
     def _gram(self, width: int) -> float:
         """In float64, at half the speed."""
@@ -245,7 +249,8 @@ class _Gradients:
 
     def _working(self, compression: Compression, width: int, live: bool) -> float:
         """Activations of a batch, formed gradients, a window of features."""
-        kept = KEPT * 4 * self.network.sides * self.data.batch + 2 * 4 * CHUNK_ELEMENTS * (self.network.attention > 0)
+        net, batch = self.network, self.data.batch
+        kept = KEPT * 4 * net.held * batch + 2 * 4 * min(CHUNK_ELEMENTS, net.widest * batch)
         window = 4 * width * min(window_rows(width), len(self.train)) if not live else 0
         formed = 0.0
         if not isinstance(compression, Factored):
@@ -273,11 +278,12 @@ def _embedding(model: Model, train: Examples, queries: Examples, method: Embeddi
         data = data_of(model, examples)
         operations = 2 * network.products * data.positions + 2 * network.attention * data.squares
         moved = ACTIVATIONS / 2 * 4 * network.sides * data.positions
-        called = data.batches * network.calls * CALL / 2 + data.examples * data.encoding
+        called = data.batches * network.calls * CALL / 2 + data.examples * (data.encoding + EXAMPLE)
         return operations / (EFFICIENCY * machine.flops) + moved / machine.bytes + called
 
     steps = (Step("representations", seconds(train) + seconds(queries)),)
-    memory = 8 * width * (len(train) + len(queries)) + 2 * 4 * network.sides * 4096 + 4 * len(train) * len(queries)
+    batch = min(4096, data_of(model, train).positions)
+    memory = 8 * width * (len(train) + len(queries)) + 4 * batch * network.widest + 4 * len(train) * len(queries)
     return Plan(method.name, steps[0].seconds, int(machine.resident + memory), 0, None, steps)
 
 

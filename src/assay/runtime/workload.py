@@ -44,12 +44,15 @@ class Data:
 @dataclass(frozen=True)
 class Network:
     """The module's work at one position: `products` multiplications in matrices, `sides` numbers that its layers read
-    and write, `attention` width over all layers, `calls` of modules.
+    and write, of which backward needs those `held` (not the output head's, which works in chunks), `attention` width
+    over all layers, the `widest` output, `calls` of modules.
     """
 
     products: float
     sides: float
+    held: float
     attention: float
+    widest: int
     calls: int
 
 
@@ -81,7 +84,10 @@ def network_of(model: Model, example: Item) -> Network:
     modules = list(model.module.modules())
     matrices = [m for m in modules if _applies_matrix(m)]
     products = float(sum(m.weight.numel() for m in matrices))  # type: ignore[union-attr]
-    sides = float(sum(sum(_shape(m)) for m in matrices))
+    head = getattr(model.module, "get_output_embeddings", lambda: None)()
+    sides = [sum(_shape(m)) for m in matrices]
+    held = sum(sides) - sum(size for m, size in zip(matrices, sides, strict=True) if m is head)
+    at = 1.0  # positions that a matrix is applied at, for one position of the example
     config = getattr(model.module, "config", None)
     attention = 0.0
     if config is not None and hasattr(config, "get_text_config"):
@@ -89,9 +95,9 @@ def network_of(model: Model, example: Item) -> Network:
         attention = float(getattr(text, "num_hidden_layers", 0) * getattr(text, "hidden_size", 0))
     elif "x" in example.tensors:
         counted = _counted(model.module, example.tensors["x"])
-        if counted and products:
-            products, sides = counted / 2, sides * counted / (2 * products)
-    return Network(max(products, 1.0), max(sides, 1.0), attention, len(modules))
+        at = counted / (2 * products) if counted and products else 1.0
+    widest = max((_shape(m)[0] for m in matrices), default=1)
+    return Network(at * products, at * sum(sides), at * held, attention, widest, len(modules))
 
 
 def _applies_matrix(module: nn.Module) -> bool:
