@@ -108,10 +108,10 @@ def compare(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 
 def growth(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    """Time and memory of `assay` as the examples double (64 tokens each at most), and as the length of 400 doubles."""
+    """Time and memory of `assay` as the examples double (32 tokens each at most), and as the length of 400 doubles."""
     folder = data_folder(args)
     commands = {}
-    for rows, length in [(100 * 2**k, 64) for k in range(6)] + [(400, 32 * 2**k) for k in range(4)]:
+    for rows, length in [(100 * 2**k, 32) for k in range(6)] + [(400, 32 * 2**k) for k in range(4)]:
         data = scratch / f"{rows}.jsonl"
         data.write_text("".join(json.dumps({"text": text}) + "\n" for text in stories(folder, rows)))
         me = [

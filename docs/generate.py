@@ -28,9 +28,7 @@ def replace_block(page: Path, name: str, content: str) -> str:
     """The page's text with the block `name` replaced."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if not page.exists():
-        raise SystemExit(
-            f"{page} does not exist; write it, with the lines {begin} and {end} where the table goes."
-        )
+        raise SystemExit(f"{page} does not exist; write it, with the lines {begin} and {end} where the table goes.")
     text = page.read_text("utf-8")
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise SystemExit(f"{page} needs the line {begin} and after it the line {end}, each once.")

@@ -95,7 +95,9 @@ def test_methods_that_are_refused(method: str, told: str, model: Model) -> None:
         assay.attribute(model, ROWS, QUERIES, method)
 
 
-@pytest.mark.parametrize(("method", "told"), [(GradCos, r"gradcos.GradCos'.*assay.methods.GradCos\(\)"), (7, "given as 7")])
+@pytest.mark.parametrize(
+    ("method", "told"), [(GradCos, r"gradcos.GradCos'.*assay.methods.GradCos\(\)"), (7, "given as 7")]
+)
 def test_what_is_no_method_is_refused_in_words(method: Any, told: str) -> None:
     with pytest.raises(MethodError, match=told):
         inspect.unwrap(assay.methods.find)(method)  # past the type checker of these tests
@@ -165,7 +167,9 @@ def test_an_index_of_mean_losses_answers_by_name(model: Model, tmp_path: Path) -
         np.testing.assert_allclose(opened.attribute(QUERIES, method).array, right.array, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize(("given", "stored"), [(None, "factored:16"), ("factored:3", "factored:3"), ("sjlt:9", "sjlt:9")])
+@pytest.mark.parametrize(
+    ("given", "stored"), [(None, "factored:16"), ("factored:3", "factored:3"), ("sjlt:9", "sjlt:9")]
+)
 def test_the_compression_of_an_index(given: str | None, stored: str, model: Model, tmp_path: Path) -> None:
     built = assay.build(model, ROWS, tmp_path / "i", compression=given)
     assert built.index.header["compression"] == stored

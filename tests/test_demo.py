@@ -66,7 +66,12 @@ def test_the_demo_end_to_end_and_again(tmp_path: Path, monkeypatch: pytest.Monke
     assert made.report.read_text("utf-8").startswith("<!doctype html>") or "<html" in made.report.read_text("utf-8")
     assert made.scores.array.shape == (29, 3)
     evidence = made.scores.evidence
-    assert [row["set"] for row in evidence["agreement"]["rows"]] == ["gradcos top 10", "bm25 top 10", "random top 10", "chance"]
+    assert [row["set"] for row in evidence["agreement"]["rows"]] == [
+        "gradcos top 10",
+        "bm25 top 10",
+        "random top 10",
+        "chance",
+    ]
     assert len(evidence["one_step"]["rows"]) == 3
     assert assay.Scores.load(made.run).evidence == evidence
     opened = assay.open(made.index)  # from where the index says that the model is

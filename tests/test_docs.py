@@ -66,12 +66,7 @@ def test_public_names_are_documented() -> None:
 def undocumented_members(cls: type[Any]) -> list[str]:
     """Public methods and properties of our own that have no docstring, not even a base class's."""
     ours = [c for c in cls.__mro__ if c.__module__.split(".")[0] == cls.__module__.split(".")[0]]
-    names = {
-        name
-        for c in ours
-        for name, value in vars(c).items()
-        if inspect.isroutine(value) or is_property(value)
-    }
+    names = {name for c in ours for name, value in vars(c).items() if inspect.isroutine(value) or is_property(value)}
     silent = {n for n in names if not any(getattr(vars(c).get(n), "__doc__", None) for c in cls.__mro__)}
     return sorted(n for n in silent if not n.startswith("_"))
 
@@ -145,12 +140,8 @@ def commands(group: click.Group, above: str = "") -> Iterator[tuple[str, click.C
 
 def undocumented_options(command: click.Command, text: str, exempt: set[str]) -> list[str]:
     """Long options of `command` that `text` does not name; `exempt` holds the methods' own parameters."""
-    options = [
-        p for p in command.params if isinstance(p, click.Option) and not p.hidden and p.name not in exempt
-    ]
-    return [
-        f for o in options for f in o.opts if f.startswith("--") and not re.search(rf"{f}(?![\w-])", text)
-    ]
+    options = [p for p in command.params if isinstance(p, click.Option) and not p.hidden and p.name not in exempt]
+    return [f for o in options for f in o.opts if f.startswith("--") and not re.search(rf"{f}(?![\w-])", text)]
 
 
 def test_commands_are_documented() -> None:
@@ -198,9 +189,7 @@ class Sample:
     summary = "what it does | in short"
 
     damping: float = dataclasses.field(default=0.1, metadata={"help": "Added to the spectrum."})
-    mode: str = dataclasses.field(
-        default="sum", metadata={"help": "How to fold.", "choices": ("sum", "mean")}
-    )
+    mode: str = dataclasses.field(default="sum", metadata={"help": "How to fold.", "choices": ("sum", "mean")})
 
 
 def test_a_stale_page_is_noticed_and_rewritten(tmp_path: Path) -> None:
@@ -221,9 +210,7 @@ def test_a_stale_page_is_noticed_and_rewritten(tmp_path: Path) -> None:
     assert generate.pages([Sample], tmp_path)[page] == page.read_text("utf-8")
 
 
-@pytest.mark.parametrize(
-    "text", ["no block", "<!-- parameters -->", "<!-- /parameters --><!-- parameters -->"]
-)
+@pytest.mark.parametrize("text", ["no block", "<!-- parameters -->", "<!-- /parameters --><!-- parameters -->"])
 def test_a_page_without_its_block_is_refused(tmp_path: Path, text: str) -> None:
     page = tmp_path / "sample.md"
     page.write_text(text, "utf-8")
@@ -237,10 +224,7 @@ def test_a_page_without_its_block_is_refused(tmp_path: Path, text: str) -> None:
 def documents() -> list[Path]:
     """Every Markdown file that a reader is sent to."""
     folders = [DOCS, REPOSITORY / "benchmarks", REPOSITORY / "examples"]
-    return [
-        *sorted(REPOSITORY.glob("*.md")),
-        *(page for folder in folders for page in sorted(folder.rglob("*.md"))),
-    ]
+    return [*sorted(REPOSITORY.glob("*.md")), *(page for folder in folders for page in sorted(folder.rglob("*.md")))]
 
 
 def prose(text: str) -> str:
@@ -270,10 +254,7 @@ def broken_links(page: Path) -> list[str]:
         path, _, heading = target.partition("#")
         file = (page.parent / path).resolve() if path else page
         known = (
-            heading == ""
-            or file.suffix != ".md"
-            or not file.is_file()
-            or heading in anchors(file.read_text("utf-8"))
+            heading == "" or file.suffix != ".md" or not file.is_file() or heading in anchors(file.read_text("utf-8"))
         )
         if not file.exists() or not known:
             found.append(target)

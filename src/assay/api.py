@@ -10,14 +10,7 @@ import torch
 from assay.compress import Factored, Identity
 from assay.errors import InputError, MethodError
 from assay.examples import read
-from assay.index.build import (
-    append_checkpoints,
-    append_rows,
-    build_index,
-    check_measurement,
-    model_facts,
-    refuse_other,
-)
+from assay.index.build import append_checkpoints, append_rows, build_index, check_measurement, model_facts, refuse_other
 from assay.index.format import Dtype
 from assay.index.reader import StoredIndex, open_index
 from assay.methods import Method, Registered, ValueMethod, find

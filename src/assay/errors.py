@@ -60,8 +60,7 @@ def require(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtra(
-            f"This needs the package '{module}', which is not installed. "
-            f"Install it with: pip install 'assay[{extra}]'"
+            f"This needs the package '{module}', which is not installed. Install it with: pip install 'assay[{extra}]'"
         ) from error
 
 

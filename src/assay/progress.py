@@ -50,8 +50,12 @@ def task(label: str, total: float | None) -> Generator[Advance]:
         yield _Lines(label, total)
     else:
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
         )
         with Progress(*columns, console=console, transient=True) as bars:
             bar = bars.add_task(label, total=total)

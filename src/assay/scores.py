@@ -64,10 +64,8 @@ class Scores(Result):
     ) -> Self:
         """From a dense matrix or a `TopK`, and the examples themselves or tables of them."""
         if isinstance(train, Examples):
-            if isinstance(entries, TopK) and len(train) > KEPT_WHOLE:
-                train = Table.some(train, entries.rows())
-            else:
-                train = Table.of(train)
+            rows = entries.rows() if isinstance(entries, TopK) and len(train) > KEPT_WHOLE else None
+            train = Table.of(train) if rows is None else Table.some(train, rows)
         if isinstance(queries, Examples):
             queries = Table.of(queries)
         if not isinstance(entries, TopK):

@@ -52,7 +52,10 @@ def language() -> Model:
     plain = text_model("Llama", tie_word_embeddings=True, num_hidden_layers=1)
     now = {name: tensor.clone() for name, tensor in plain.module.state_dict().items()}
     before = {name: 0.9 * tensor for name, tensor in now.items()}
-    stages = [Checkpoint.of_state(name, rate, plain.module, state) for name, rate, state in (("a", 0.2, before), ("b", 0.1, now))]
+    stages = [
+        Checkpoint.of_state(name, rate, plain.module, state)
+        for name, rate, state in (("a", 0.2, before), ("b", 0.1, now))
+    ]
     return Model(plain.module, plain.task, checkpoints=stages)
 
 
@@ -375,9 +378,7 @@ def test_an_example_that_is_not_finite_stops_or_is_told(kind: type[Any]) -> None
         result(kind, model, train, queries)
     method = kind(on_nonfinite="skip")
     scoring = isinstance(method, Method)
-    found: Any = (
-        assay.attribute(model, train, queries, method) if scoring else assay.value(model, train, method=method)
-    )
+    found: Any = assay.attribute(model, train, queries, method) if scoring else assay.value(model, train, method=method)
     assert (found.array[7] == 0).all()
     assert np.isfinite(found.array).all()
     (note,) = found.provenance.notes

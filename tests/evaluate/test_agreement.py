@@ -11,8 +11,12 @@ from assay.provenance import Provenance
 from assay.ranking import TopK
 from assay.scores import Scores
 
-TRAIN = assay.read([{"id": f"t{k}", "text": "a", "source": source} for k, source in enumerate(["x", "x", "y", None, "y", "z"])])
-QUERIES = assay.read([{"id": f"q{k}", "text": "a", "source": source} for k, source in enumerate(["x", None, "y", "None"])])
+TRAIN = assay.read(
+    [{"id": f"t{k}", "text": "a", "source": source} for k, source in enumerate(["x", "x", "y", None, "y", "z"])]
+)
+QUERIES = assay.read(
+    [{"id": f"q{k}", "text": "a", "source": source} for k, source in enumerate(["x", None, "y", "None"])]
+)
 ARRAY = np.array(
     [
         # q0: t2, t0, t1   q1: no source   q2: t4, t2, t0 (equal scores in order)   q3: source "None", which no row has
@@ -27,7 +31,9 @@ ARRAY = np.array(
 )
 
 
-def scores(array: np.ndarray = ARRAY, train: Examples = TRAIN, queries: Examples = QUERIES, top: int | None = None) -> Scores:
+def scores(
+    array: np.ndarray = ARRAY, train: Examples = TRAIN, queries: Examples = QUERIES, top: int | None = None
+) -> Scores:
     kept = array if top is None else TopK.of_columns(iter(array.T), top)
     return Scores.of(kept, train, queries, Provenance(method="mine", parameters={}, unit="arbitrary"))
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 import assay
 from assay.errors import MethodError
-from assay.evaluate import one_step
-from assay.evaluate import one_step_check
+from assay.evaluate import one_step, one_step_check
 from assay.examples import Examples
 from assay.models import Model
 from assay.provenance import Provenance
@@ -21,7 +20,9 @@ from assay.scores import Scores
 from assay.tasks import Regress
 
 QUERIES = examples("the cat sat on the mat", "hello who are you", "I saw a big red dog .")
-OTHER = [f"{a} {b} {c}" for a in ("a tree", "under") for b in ("and", "ran", ":") for c in ("user", "system .", "am I who")]
+OTHER = [
+    f"{a} {b} {c}" for a in ("a tree", "under") for b in ("and", "ran", ":") for c in ("user", "system .", "am I who")
+]
 TRAIN = examples(*OTHER, *(text for text in QUERIES.texts for _ in range(3)))
 PLANTED = [[len(OTHER) + 3 * q + copy for copy in range(3)] for q in range(3)]
 
@@ -68,7 +69,9 @@ def test_the_changes_are_those_of_the_formula() -> None:
         return 0.5 * (module(x[k]).squeeze() - y[k]).square()
 
     for q, chosen in enumerate(rows):
-        g = torch.stack([nn.utils.parameters_to_vector(torch.autograd.grad(loss(net, k), list(net.parameters()))) for k in chosen])
+        g = torch.stack(
+            [nn.utils.parameters_to_vector(torch.autograd.grad(loss(net, k), list(net.parameters()))) for k in chosen]
+        )
         g = g.mean(0)
         moved = copy.deepcopy(net)
         nn.utils.vector_to_parameters(start - 1e-3 * start.norm() * g / g.norm(), moved.parameters())

@@ -25,7 +25,12 @@ from assay.models import Checkpoint, Model
 from assay.tasks import CausalLM, Classify, Regress
 
 WORDS = ("cat", "dog", "tree", "mat", "you")
-TRAIN = examples(*(f"the {a} sat on the {b} {'and ran ' * (k % 3)}." for k, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS)))
+TRAIN = examples(
+    *(
+        f"the {a} sat on the {b} {'and ran ' * (k % 3)}."
+        for k, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS)
+    )
+)
 QUERIES = examples("the cat ran", "you saw the mat")
 
 
@@ -50,7 +55,9 @@ def model_of(count: int = 0, scale: float = 1.0, **options: Any) -> Model:
     plain = text_model("Llama", dtype=torch.float32, num_hidden_layers=1)
     with torch.no_grad():
         plain.module.get_submodule("model.norm").weight *= scale
-    states = [{name: (1 - 0.2 * k) * t for name, t in plain.module.state_dict().items()} for k in reversed(range(count))]
+    states = [
+        {name: (1 - 0.2 * k) * t for name, t in plain.module.state_dict().items()} for k in reversed(range(count))
+    ]
     stages = [Checkpoint.of_state(f"step {k}", 0.1 + k, plain.module, state) for k, state in enumerate(states)]
     return Model(plain.module, plain.task, checkpoints=stages, **options)
 
@@ -99,6 +106,7 @@ def attempt(shards):
         os._exit(0)
     if shards is not None:
         while len(list(path.glob("shards/*.safetensors"))) < shards:
+            assert os.waitpid(child, os.WNOHANG) == (0, 0), "the build ended by itself"
             time.sleep(0.001)
         time.sleep(0.02 * chance.random())
         os.kill(child, signal.SIGKILL)
@@ -125,7 +133,9 @@ def test_killed_builds_that_resume_end_in_the_same_bits(tmp_path: Path, reposito
     added: list[int] = []
     flush = writer.Writer._flush
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer.Writer, "_flush", lambda self, checkpoint: (added.append(checkpoint), flush(self, checkpoint)))
+        patch.setattr(
+            writer.Writer, "_flush", lambda self, checkpoint: (added.append(checkpoint), flush(self, checkpoint))
+        )
         assay.build(model_of(2), TRAIN, path, method="tracin", compression="factored:4")
     assert not added  # all features were there
     assay.build(model_of(2), TRAIN, tmp_path / "whole", method="tracin", compression="factored:4")
@@ -134,7 +144,9 @@ def test_killed_builds_that_resume_end_in_the_same_bits(tmp_path: Path, reposito
 
 @small
 @pytest.mark.parametrize("moment", range(1, 20, 3))
-def test_a_full_disk_keeps_what_is_there_and_resumes(moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_what_is_there_and_resumes(
+    moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whichever file no longer fits, shard, journal, texts or manifest."""
     path, model, count = tmp_path / "index", model_of(2), 0
     write, replace = disk.write, os.replace
@@ -191,7 +203,9 @@ def test_examples_that_are_appended_are_as_if_built_at_once(dtype: Any, tmp_path
     largest = one.abs().amax(2, keepdim=True)
     assert ((one - other).abs() <= (1e-5 if dtype == "float32" else 1.02 / 127) * largest).all()
     whole, parts = (assay.open(tmp_path / name, model).attribute(QUERIES) for name in ("whole", "grown"))
-    np.testing.assert_allclose(whole.array, parts.array, atol=1e-4 * np.abs(whole.array).max() * (100 if dtype == "int8" else 1))
+    np.testing.assert_allclose(
+        whole.array, parts.array, atol=1e-4 * np.abs(whole.array).max() * (100 if dtype == "int8" else 1)
+    )
     assert list(parts.train_ids) == list(TRAIN.ids)
     assert list(parts.train.texts) == list(TRAIN.texts)
     assert parts.provenance.inputs["train"] == "list, list"
@@ -236,7 +250,10 @@ def test_checkpoints_that_do_not_continue_are_refused(tmp_path: Path) -> None:
         assay.build(other, TRAIN, tmp_path / "i", append="checkpoints")
     with pytest.raises(IndexMismatch, match="data"):
         assay.build(full, TRAIN[:20], tmp_path / "i", append="checkpoints")
-    assert assay.open(tmp_path / "i", Model(full.module, full.task, checkpoints=full.checkpoints[:2])).index.checkpoints == 2
+    assert (
+        assay.open(tmp_path / "i", Model(full.module, full.task, checkpoints=full.checkpoints[:2])).index.checkpoints
+        == 2
+    )
 
 
 @small
@@ -369,7 +386,9 @@ def test_what_was_skipped_and_cut_is_noted(top: int | None, tmp_path: Path) -> N
         assay.build(model, rows, tmp_path / "stopped")
     built = assay.build(model, rows, tmp_path / "i", method=GradCos(on_nonfinite="skip"))
     scores = built.score(examples("the cat ran", long), top=top)
-    cut = 4 + sum(model.task.encode(row).cut for row in rows[:6]) + sum(model.task.encode(row).cut for row in rows[9:12])
+    cut = (
+        4 + sum(model.task.encode(row).cut for row in rows[:6]) + sum(model.task.encode(row).cut for row in rows[9:12])
+    )
     assert scores.provenance.notes == (
         f"{cut} examples were longer than the context and were cut.",
         f"1 examples had a loss or gradient that is not finite and score 0: {rows.ids[6]}.",

@@ -52,7 +52,9 @@ def test_linear_regression() -> None:
 def text_gradients(module: nn.Module, model: Model, rows: Examples, reduction: str) -> Tensor:
     """One backward pass an example, through the model library's own logits."""
     batch = batch_of(model, rows)
-    return torch.stack([gradient(module, naive_losses(module, batch.select(k), reduction)[0]) for k in range(len(rows))])
+    return torch.stack(
+        [gradient(module, naive_losses(module, batch.select(k), reduction)[0]) for k in range(len(rows))]
+    )
 
 
 def array_gradients(module: nn.Module, model: Model, rows: Examples, reduction: str) -> Tensor:
@@ -87,7 +89,9 @@ def case(kind: str, dtype: torch.dtype) -> tuple[Model, Examples, Examples]:
         train, queries = assay.read((x[:24], y[:24])), assay.read((x[24:], y[24:]))
     now = {name: t.clone() for name, t in model.module.state_dict().items()}
     noise = torch.Generator().manual_seed(3)
-    before = {name: t + 0.1 * torch.randn(t.shape, generator=noise, dtype=torch.float64).to(dtype) for name, t in now.items()}
+    before = {
+        name: t + 0.1 * torch.randn(t.shape, generator=noise, dtype=torch.float64).to(dtype) for name, t in now.items()
+    }
     if "lm_head.weight" in before:
         before["lm_head.weight"] = before["model.embed_tokens.weight"]
     stages = zip(("early", "late"), RATES, (before, now), strict=True)
@@ -143,7 +147,7 @@ def test_self_influence_is_the_diagonal(compression: str) -> None:
 
 def test_the_sign_of_one_step() -> None:
     """A step of SGD on i at rate 1e-4 moves the loss of q as the sign of the score says, for more than 99% of pairs."""
-    model, train, queries = case("mlp", torch.float64)
+    model, train, _queries = case("mlp", torch.float64)
     scores = assay.attribute(model, train, train, GradDot()).array
     module = model.module
     batch = batch_of(model, train)

@@ -2,7 +2,10 @@
 
 import json
 import time
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +18,29 @@ from assay.errors import DataError, MethodError
 from assay.gradients.features import pack
 from assay.methods import METHODS, TRAK, Embedding, GradCos, GradDot, SelfInfluence, TracIn
 from assay.models import Checkpoint
-from assay.runtime.machine import measure
+from assay.runtime import machine, workload
+from assay.runtime.machine import Machine, measure
 from assay.runtime.workload import data_of, network_of
 from assay.tasks import Classify
+
+
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of known speed, on which nothing else runs and encoding takes no time."""
+    known = Machine(flops=50e9, bytes=30e9, resident=2**28)
+    monkeypatch.setattr(import_module("assay.runtime.plan"), "measure", lambda device: known)
+    monkeypatch.setattr(workload, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread, and the time that this process itself spends, whatever else runs."""
+    for module in (machine, workload):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=time.process_time))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def perceptron(width: int = 64) -> assay.Model:
@@ -69,6 +92,7 @@ def test_disk_and_coverage_are_those_of_the_index(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "method", [GradDot(), GradCos(compression="factored:4"), TRAK(compression="sjlt:256"), SelfInfluence()]
 )
+@pytest.mark.usefixtures("steady")
 def test_more_work_takes_longer(method: assay.methods.Registered) -> None:
     model, queries = perceptron(512), rows(4)
     few, many = (assay.plan(model, rows(n), queries, method) for n in (1_000, 100_000))
@@ -77,6 +101,7 @@ def test_more_work_takes_longer(method: assay.methods.Registered) -> None:
     assert few.seconds == pytest.approx(sum(step.seconds for step in few.steps))
 
 
+@pytest.mark.usefixtures("steady")
 def test_memory_grows_with_the_queries_of_exact_gradients() -> None:
     model = perceptron(1000)
     size = sum(p.numel() for p in model.module.parameters())
@@ -84,24 +109,28 @@ def test_memory_grows_with_the_queries_of_exact_gradients() -> None:
     assert 1000 * size * 4 < many - few < 4 * 1000 * size * 4
 
 
+@pytest.mark.usefixtures("steady")
 def test_checkpoints_are_counted() -> None:
     model, data = perceptron(), rows(100)
     stages = [Checkpoint.of_state(name, 0.1, model.module, model.module.state_dict()) for name in "abcd"]
     several = assay.Model(model.module, model.task, checkpoints=stages)
     one = assay.plan(several, data, data, "graddot")
     four = assay.plan(several, data, data, TracIn())
-    assert 2 < four.seconds / one.seconds < 8
+    assert 1.5 < four.seconds / one.seconds < 4.5
 
 
-def test_the_order_of_magnitude_is_right() -> None:
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("compression", ["none", "factored:8"])
+def test_the_order_of_magnitude_is_right(compression: str) -> None:
     model, data, queries = perceptron(256), rows(3000), rows(20)
-    assay.attribute(model, data[:10], queries, "graddot")  # what a first call loads is not the method's
-    planned = assay.plan(model, data, queries, "graddot")
+    method = GradDot(compression=compression)
+    assay.attribute(model, data[:10], queries, method)  # what a first call loads is not the method's
+    planned = assay.plan(model, data, queries, method)
     start = time.process_time()
-    scores = assay.attribute(model, data, queries, "graddot")
+    scores = assay.attribute(model, data, queries, method)
     spent = time.process_time() - start
-    assert spent / 10 < planned.seconds < 10 * spent  # other programs may be running
-    assert planned.peak_memory < 3 * scores.provenance.peak_memory
+    assert spent / 5 < planned.seconds < 5 * spent  # the aim is 2; annotations are checked in tests
+    assert planned.peak_memory < 2 * scores.provenance.peak_memory
 
 
 def test_every_method_has_a_plan_or_says_why_not() -> None:
@@ -133,11 +162,11 @@ def test_nothing_is_run() -> None:
 
 def test_the_machine_is_measured_quickly() -> None:
     start = time.perf_counter()
-    machine = measure(torch.device("cpu"))
-    assert time.perf_counter() - start < 10
-    assert machine.flops > 1e8
-    assert machine.bytes > 1e8
-    assert machine.resident > 2**24
+    found = measure(torch.device("cpu"))
+    assert time.perf_counter() - start < 30
+    assert found.flops > 1e7
+    assert found.bytes > 1e7
+    assert found.resident > 2**24
 
 
 def test_a_large_vocabulary_is_counted() -> None:

@@ -93,11 +93,16 @@ def test_a_class_left_out_has_the_smallest_probability() -> None:
     assert trained.loss_of((Xq[:1], np.array([2]))).item() == pytest.approx(-np.log(SMALLEST))
 
 
-@pytest.mark.parametrize(("estimator", "y", "weights", "says"), [
-    (KNeighborsClassifier(), labels, np.full(40, 0.5), "takes no sample_weight"),
-    (LogisticRegression(), labels, -np.ones(40), "negative"), (LinearSVC(), labels, None, "has no predict_proba"),
-    (StandardScaler(), labels, None, "neither classifier nor regressor"), (Ridge(), targets, np.ones(39), "shape"),
-])
+@pytest.mark.parametrize(
+    ("estimator", "y", "weights", "says"),
+    [
+        (KNeighborsClassifier(), labels, np.full(40, 0.5), "takes no sample_weight"),
+        (LogisticRegression(), labels, -np.ones(40), "negative"),
+        (LinearSVC(), labels, None, "has no predict_proba"),
+        (StandardScaler(), labels, None, "neither classifier nor regressor"),
+        (Ridge(), targets, np.ones(39), "shape"),
+    ],
+)
 def test_wrong_estimators_and_weights_are_refused(estimator: Any, y: Any, weights: Any, says: str) -> None:
     with pytest.raises(MethodError, match=says):
         EstimatorRecipe(estimator).train((X, y), weights)
@@ -106,7 +111,8 @@ def test_wrong_estimators_and_weights_are_refused(estimator: Any, y: Any, weight
 def test_wrong_examples_are_refused() -> None:
     recipe = EstimatorRecipe(Ridge())
     for examples, says in (
-        ([{"text": "a b"}], "reads arrays"), (X, "no target"),
+        ([{"text": "a b"}], "reads arrays"),
+        (X, "no target"),
         (assay.examples.read((X, targets)).select([]), "no examples"),
     ):
         with pytest.raises(DataError, match=says):
@@ -122,8 +128,10 @@ def test_as_recipe() -> None:
         assert isinstance(one, Trainable)
         assert isinstance(one.train((X, labels)), Trained)
     for wrong, says in (
-        (Ridge, "is a class"), (Model(nn.Linear(3, 2), Classify()), "does not say how it was trained"),
-        (nn.Linear(3, 2), "Cannot train a Linear"), (None, "Cannot train a NoneType"),
+        (Ridge, "is a class"),
+        (Model(nn.Linear(3, 2), Classify()), "does not say how it was trained"),
+        (nn.Linear(3, 2), "Cannot train a Linear"),
+        (None, "Cannot train a NoneType"),
     ):
         with pytest.raises(MethodError, match=says):
             as_recipe(wrong)

@@ -49,10 +49,13 @@ def test_equal_to_torch_optim(case: str, clip: float | None) -> None:
         torch.testing.assert_close(params, theirs.detach(), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("ours", "make", "names"), [
-    (Adam(), lambda p: torch.optim.Adam(p, lr=0.1), {"first": "exp_avg", "second": "exp_avg_sq"}),
-    (SGD(0.9), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), {"momentum": "momentum_buffer"}),
-])
+@pytest.mark.parametrize(
+    ("ours", "make", "names"),
+    [
+        (Adam(), lambda p: torch.optim.Adam(p, lr=0.1), {"first": "exp_avg", "second": "exp_avg_sq"}),
+        (SGD(0.9), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), {"momentum": "momentum_buffer"}),
+    ],
+)
 def test_moments_are_those_of_torch_optim(ours: Optimizer, make: object, names: dict[str, str]) -> None:
     theirs = torch.nn.Parameter(torch.randn(10, dtype=torch.float64))
     optimizer = make([theirs])  # type: ignore[operator]

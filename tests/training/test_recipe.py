@@ -60,12 +60,18 @@ def plain_loop(given: Recipe, data: Any, weights: Tensor, make: Any, rates: Any 
     return module
 
 
-@pytest.mark.parametrize(("changes", "make"), [
-    ({}, lambda p: torch.optim.SGD(p, lr=0.1)),
-    ({"momentum": 0.9, "weight_decay": 0.01}, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01)),
-    ({"optimizer": "adam", "clip": 0.05}, lambda p: torch.optim.Adam(p, lr=0.1)),
-    ({"optimizer": "adamw", "weight_decay": 0.1}, lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1)),
-])
+@pytest.mark.parametrize(
+    ("changes", "make"),
+    [
+        ({}, lambda p: torch.optim.SGD(p, lr=0.1)),
+        (
+            {"momentum": 0.9, "weight_decay": 0.01},
+            lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+        ),
+        ({"optimizer": "adam", "clip": 0.05}, lambda p: torch.optim.Adam(p, lr=0.1)),
+        ({"optimizer": "adamw", "weight_decay": 0.1}, lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1)),
+    ],
+)
 def test_equals_a_plain_loop(changes: dict[str, Any], make: Any, data: Any) -> None:
     weights = torch.linspace(-0.5, 2.0, N, dtype=torch.float64)
     weights[3] = 0.0
@@ -223,9 +229,10 @@ def test_a_batch_larger_than_the_data_divides_by_the_data(data: Any) -> None:
     assert len(run.losses) == 1
 
 
-@pytest.mark.parametrize(("total", "count", "steps"), [
-    (10, 1, [10]), (10, 2, [5, 10]), (10, 3, [3, 7, 10]), (3, 9, [1, 2, 3]), (7, 7, [1, 2, 3, 4, 5, 6, 7]),
-])
+@pytest.mark.parametrize(
+    ("total", "count", "steps"),
+    [(10, 1, [10]), (10, 2, [5, 10]), (10, 3, [3, 7, 10]), (3, 9, [1, 2, 3]), (7, 7, [1, 2, 3, 4, 5, 6, 7])],
+)
 def test_checkpoints_are_spread_evenly(total: int, count: int, steps: list[int]) -> None:
     assert evenly(total, count) == steps
 
@@ -278,26 +285,45 @@ def test_a_parameter_without_influence_decays() -> None:
     assert run.model.module.idle.tolist() == pytest.approx([0.95] * 3)
 
 
-@pytest.mark.parametrize(("changes", "says"), [
-    ({"optimizer": "adamv"}, "Did you mean 'adam"), ({"schedule": "cosin"}, "Did you mean 'cosine'?"),
-    ({"reduction": "average"}, "reduction 'average'"), ({"lr": 0.0}, "lr is 0.0"), ({"lr": -1}, "lr is -1"),
-    ({"lr": math.nan}, "lr is nan"), ({"lr": math.inf}, "lr is inf"), ({"epochs": 0}, "epochs is 0"),
-    ({"batch_size": 0}, "batch_size is 0"), ({"checkpoints": 0}, "checkpoints is 0"), ({"seed": -1}, "seed is -1"),
-    ({"momentum": 1.0}, "momentum is 1.0"), ({"momentum": 0.9, "optimizer": "adam"}, "momentum belongs to sgd"),
-    ({"weight_decay": -0.1}, "weight_decay is -0.1"), ({"betas": (0.9, 1.0)}, "betas is 1.0"),
-    ({"eps": 0.0}, "eps is 0.0"), ({"warmup": 1.5}, "warmup is 1.5"), ({"clip": 0.0}, "clip is 0.0"),
-])
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"optimizer": "adamv"}, "Did you mean 'adam"),
+        ({"schedule": "cosin"}, "Did you mean 'cosine'?"),
+        ({"reduction": "average"}, "reduction 'average'"),
+        ({"lr": 0.0}, "lr is 0.0"),
+        ({"lr": -1}, "lr is -1"),
+        ({"lr": math.nan}, "lr is nan"),
+        ({"lr": math.inf}, "lr is inf"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"checkpoints": 0}, "checkpoints is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"momentum": 1.0}, "momentum is 1.0"),
+        ({"momentum": 0.9, "optimizer": "adam"}, "momentum belongs to sgd"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1"),
+        ({"betas": (0.9, 1.0)}, "betas is 1.0"),
+        ({"eps": 0.0}, "eps is 0.0"),
+        ({"warmup": 1.5}, "warmup is 1.5"),
+        ({"clip": 0.0}, "clip is 0.0"),
+    ],
+)
 def test_wrong_settings_are_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(MethodError) as caught:
         recipe(**changes)
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize(("weights", "says"), [
-    ([1.0] * (N - 1), "shape [22]"), (torch.ones(N, 1), "shape [23, 1]"),
-    ([1.0] * 5 + [math.nan] + [1.0] * 17, "position 5"), (torch.full((N,), math.inf), "position 0"),
-    (["a"] * N, "no list of numbers"),
-])
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ([1.0] * (N - 1), "shape [22]"),
+        (torch.ones(N, 1), "shape [23, 1]"),
+        ([1.0] * 5 + [math.nan] + [1.0] * 17, "position 5"),
+        (torch.full((N,), math.inf), "position 0"),
+        (["a"] * N, "no list of numbers"),
+    ],
+)
 def test_wrong_weights_are_refused(weights: Any, says: str, data: Any) -> None:
     with pytest.raises(MethodError) as caught:
         recipe().train(data, weights)
@@ -308,8 +334,12 @@ def test_wrong_models_are_refused(data: Any) -> None:
     frozen = mlp().requires_grad_(False)
     mixed = mlp()
     mixed[0].float()
-    for module, says in ((frozen, "no trainable parameter"), (mixed, "float32"),
-                         (mlp().half(), "float16"), (lambda: 3, "returned a int")):
+    for module, says in (
+        (frozen, "no trainable parameter"),
+        (mixed, "float32"),
+        (mlp().half(), "float16"),
+        (lambda: 3, "returned a int"),
+    ):
         with pytest.raises(ModelError) as caught:
             recipe(make_model=module).train(data)
         assert says in str(caught.value)

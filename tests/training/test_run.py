@@ -42,7 +42,8 @@ def recipe(**changes: Any) -> Recipe:
 def same(one: Run, other: Run) -> bool:
     """Bit for bit, in everything but the seconds."""
     states = [
-        a.step == b.step and torch.equal(a.params, b.params)
+        a.step == b.step
+        and torch.equal(a.params, b.params)
         and all(torch.equal(a.moments[k], b.moments[k]) for k in a.moments.keys() | b.moments.keys())
         and all(torch.equal(a.buffers[k], b.buffers[k]) for k in a.buffers.keys() | b.buffers.keys())
         for a, b in zip(one.states, other.states, strict=True)
@@ -156,8 +157,11 @@ def test_a_complete_run_is_returned_at_once(data: Any, tmp_path: Path) -> None:
     assert same(run, again)
     assert again.seconds == run.seconds
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "step-00000003.safetensors", "step-00000006.safetensors", "step-00000009.safetensors",
-        "step-00000012.safetensors", "training.json",
+        "step-00000003.safetensors",
+        "step-00000006.safetensors",
+        "step-00000009.safetensors",
+        "step-00000012.safetensors",
+        "training.json",
     ]
 
 
@@ -168,10 +172,16 @@ def test_killed_between_the_last_checkpoint_and_the_manifest(data: Any, tmp_path
     assert (tmp_path / "training.json").exists()
 
 
-@pytest.mark.parametrize(("changes", "weights", "says"), [
-    ({"lr": 0.03}, None, "lr"), ({"seed": 4}, None, "seed, initial model"), ({"betas": (0.8, 0.9)}, None, "betas"),
-    ({}, [0.5] * N, "weights"), ({"make_model": lambda: nn.Linear(4, 3)}, None, "initial model"),
-])
+@pytest.mark.parametrize(
+    ("changes", "weights", "says"),
+    [
+        ({"lr": 0.03}, None, "lr"),
+        ({"seed": 4}, None, "seed, initial model"),
+        ({"betas": (0.8, 0.9)}, None, "betas"),
+        ({}, [0.5] * N, "weights"),
+        ({"make_model": lambda: nn.Linear(4, 3)}, None, "initial model"),
+    ],
+)
 @pytest.mark.parametrize("complete", [True, False])
 def test_a_directory_of_another_run_is_refused(
     complete: bool, changes: dict[str, Any], weights: Any, says: str, data: Any, tmp_path: Path
@@ -221,8 +231,13 @@ def test_loss_of_uses_the_mean_over_tokens_by_default() -> None:
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", unk_token="<unk>")
     config = LlamaConfig(
-        vocab_size=len(words), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=16, tie_word_embeddings=True,
+        vocab_size=len(words),
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        tie_word_embeddings=True,
     )
     texts = [{"text": text} for text in ("a b c d e", "a b", "c d e f g h a b", "b b b", "h g f")]
     given = Recipe(

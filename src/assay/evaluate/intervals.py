@@ -17,9 +17,7 @@ from assay.errors import MethodError
 RESAMPLES = 2000
 
 
-def bootstrap_mean(
-    values: Float[np.ndarray, " n"], seed: int = 0, level: float = 0.95
-) -> tuple[float, float, float]:
+def bootstrap_mean(values: Float[np.ndarray, " n"], seed: int = 0, level: float = 0.95) -> tuple[float, float, float]:
     """The mean and its bootstrap interval. One value alone has no interval but itself."""
     n = len(values)
     if not n:

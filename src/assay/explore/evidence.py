@@ -70,7 +70,8 @@ def _read(name: str, content: Any) -> Evidence:
         scalars = {key: value for key, value in content.items() if isinstance(value, str | int | float)}
         facts = {
             key: unsigned(value) if isinstance(value, float) else value
-            for key, value in scalars.items() if key not in FACTS
+            for key, value in scalars.items()
+            if key not in FACTS
         }
         unit, text = str(content.get("unit", UNITS[name])), str(content.get("text", ""))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

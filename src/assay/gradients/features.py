@@ -53,7 +53,12 @@ def notes(cut: int, skipped: Sequence[str]) -> tuple[str, ...]:
     """What the user must be told of a pass over examples, one sentence each."""
     texts: list[str] = []
     if cut:
-        texts.append(f"{cut} examples were longer than the context and were cut.")
+        were = (
+            "example was longer than the context and was"
+            if cut == 1
+            else "examples were longer than the context and were"
+        )
+        texts.append(f"{cut} {were} cut.")
     if skipped:
         some = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
         texts.append(f"{len(skipped)} examples had a loss or gradient that is not finite and score 0: {some}.")
@@ -80,14 +85,14 @@ def window_rows(width: int, limit: int = 1024) -> int:
 
 
 def layout_for(model: Model, examples: Examples, measurement: Measurement, probe: Compression) -> Layout:
-    """The layout of the model, verified by means of a small compression `probe` on two examples: the first two that
-    differ and have a finite measurement, looked for among the first few.
+    """The layout of the model, verified by means of a small compression `probe` on two examples that differ and have a
+    finite measurement: of the first few, those of about 64 positions, which see every layer and cost little.
     """
     task = model.task
     chosen: list[Item] = []
+    items = [task.encode(examples[k]) for k in range(min(PROBED, len(examples)))]
     with evaluating(model.module), torch.no_grad():
-        for k in range(min(PROBED, len(examples))):
-            item = task.encode(examples[k])
+        for item in sorted(items, key=lambda item: abs(item.length - 64)):
             value = task.measure(model.module, task.collate([item], model.device), measurement)
             if bool(value.isfinite().all()) and not any(_equal(item, other) for other in chosen):
                 chosen.append(item)

@@ -9,7 +9,7 @@ from typing import Any
 from assay.compress import Compression, Factored
 from assay.errors import DataError, IndexMismatch, InputError
 from assay.examples import Examples
-from assay.gradients.blocks import Layout
+from assay.gradients.blocks import Layout, lay_out
 from assay.gradients.features import OnNonfinite, feature_tiles, layout_for, window_rows
 from assay.index.format import DTYPES, MANIFEST, Dtype
 from assay.index.reader import StoredIndex, open_index
@@ -45,7 +45,7 @@ def build_index(model: Model, train: Examples, path: str | os.PathLike[str], con
     model.task.check(train)
     if not len(train):
         raise DataError("There are no examples; an index needs at least one.")
-    layout = layout_for(model, train, contents.measurement, PROBE)
+    layout = lay_out(model)
     header = header_of(model, contents) | _capture_facts(layout) | {"data": [train.fingerprint()]}
     if (Path(path) / MANIFEST).is_file():
         there = open_index(path)
@@ -67,7 +67,7 @@ def append_rows(model: Model, train: Examples, path: str | os.PathLike[str], con
     """Add new examples to a finished index of the same model and settings; nothing if they are already its last."""
     index = open_index(path)
     model.task.check(train)
-    layout = layout_for(model, train, contents.measurement, PROBE)
+    layout = lay_out(model)
     refuse_other(index, header_of(model, contents) | _capture_facts(layout))
     data: list[str] = list(index.header["data"])
     if data[-1] == train.fingerprint():
@@ -194,7 +194,8 @@ def _add(
 
 def _shard_rows(width: int, dtype: Dtype) -> int:
     """A power of two of rows, so that windows divide shards: at most 512, about a minute of a language model on a CPU, which
-    is what a kill costs; and about 64 MiB."""
+    is what a kill costs; and about 64 MiB.
+    """
     rows = max(1, min(512, 2**26 // (width * DTYPES[dtype].itemsize)))
     return 1 << (rows.bit_length() - 1)
 

@@ -88,7 +88,9 @@ def is_causal(module: nn.Module) -> bool:
         tokens = torch.tensor([[1, 0, 1, 0], [1, 0, 1, 1]], device=weight.device)
         with torch.no_grad(), evaluating(module):
             logits: Tensor = cast(Any, module)(input_ids=tokens).logits[:, :3].float()
-        _causal[module] = torch.allclose(logits[0], logits[1], rtol=1e-4, atol=1e-4 * float(logits.abs().max().nan_to_num()))
+        _causal[module] = torch.allclose(
+            logits[0], logits[1], rtol=1e-4, atol=1e-4 * float(logits.abs().max().nan_to_num())
+        )
     return _causal[module]
 
 

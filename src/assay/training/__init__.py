@@ -14,6 +14,20 @@ from assay.training.state import Layout, State
 from assay.training.steps import Steps
 
 __all__ = [
-    "Recipe", "Run", "EstimatorRecipe", "FittedEstimator", "Trainable", "Trained", "as_recipe",
-    "Encoded", "Layout", "State", "Steps", "Optimizer", "Update", "SGD", "Adam", "AdamW",
+    "Recipe",
+    "Run",
+    "EstimatorRecipe",
+    "FittedEstimator",
+    "Trainable",
+    "Trained",
+    "as_recipe",
+    "Encoded",
+    "Layout",
+    "State",
+    "Steps",
+    "Optimizer",
+    "Update",
+    "SGD",
+    "Adam",
+    "AdamW",
 ]

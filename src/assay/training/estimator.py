@@ -149,7 +149,8 @@ class EstimatorRecipe:
 
         twin = cast(Any, base).clone(self.estimator)
         unseeded = [
-            name for name, value in twin.get_params(deep=True).items()
+            name
+            for name, value in twin.get_params(deep=True).items()
             if value is None and name.rpartition("__")[2] == "random_state"
         ]
         return twin.set_params(**dict.fromkeys(unseeded, self.seed))

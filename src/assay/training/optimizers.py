@@ -39,9 +39,7 @@ class Optimizer(ABC):
         """Names of the moments."""
 
     @abstractmethod
-    def update(
-        self, params: Flat, moments: Moments, gradient: Flat, rate: float, step: int
-    ) -> tuple[Flat, Moments]:
+    def update(self, params: Flat, moments: Moments, gradient: Flat, rate: float, step: int) -> tuple[Flat, Moments]:
         """New parameters and moments; `step` counts from 1. Nothing is changed in place."""
 
     def start(self, params: Flat) -> Moments:
@@ -61,9 +59,7 @@ class SGD(Optimizer):
         """The momentum buffer, if there is momentum."""
         return ("momentum",) if self.momentum else ()
 
-    def update(
-        self, params: Flat, moments: Moments, gradient: Flat, rate: float, step: int
-    ) -> tuple[Flat, Moments]:
+    def update(self, params: Flat, moments: Moments, gradient: Flat, rate: float, step: int) -> tuple[Flat, Moments]:
         """`p - r * b`."""
         if self.weight_decay:
             gradient = gradient.add(params, alpha=self.weight_decay)
@@ -86,17 +82,13 @@ class Adam(Optimizer):
         """Averages of the gradient (`first`) and of its square (`second`), without bias correction."""
         return ("first", "second")
 
-    def update(
-        self, params: Flat, moments: Moments, gradient: Flat, rate: float, step: int
-    ) -> tuple[Flat, Moments]:
+    def update(self, params: Flat, moments: Moments, gradient: Flat, rate: float, step: int) -> tuple[Flat, Moments]:
         """`p - r * mhat / (sqrt(vhat) + eps)`."""
         if self.weight_decay:
             gradient = gradient.add(params, alpha=self.weight_decay)
         return self._move(params, moments, gradient, rate, step)
 
-    def _move(
-        self, params: Flat, moments: Moments, gradient: Flat, rate: float, step: int
-    ) -> tuple[Flat, Moments]:
+    def _move(self, params: Flat, moments: Moments, gradient: Flat, rate: float, step: int) -> tuple[Flat, Moments]:
         beta1, beta2 = self.betas
         first = moments["first"].lerp(gradient, 1 - beta1)
         second = moments["second"].mul(beta2).addcmul(gradient, gradient, value=1 - beta2)
@@ -111,9 +103,7 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with weight decay apart from the gradient."""
 
-    def update(
-        self, params: Flat, moments: Moments, gradient: Flat, rate: float, step: int
-    ) -> tuple[Flat, Moments]:
+    def update(self, params: Flat, moments: Moments, gradient: Flat, rate: float, step: int) -> tuple[Flat, Moments]:
         """`(1 - r * decay) * p - r * mhat / (sqrt(vhat) + eps)`."""
         if self.weight_decay:
             params = params.mul(1 - rate * self.weight_decay)
@@ -134,9 +124,7 @@ class Update:
     rates: tuple[float, ...]
     clip: float | None = None
 
-    def __call__(
-        self, params: Flat, moments: Moments, gradient: Flat, step: int
-    ) -> tuple[Flat, Moments]:
+    def __call__(self, params: Flat, moments: Moments, gradient: Flat, step: int) -> tuple[Flat, Moments]:
         """Parameters and moments after step `step`, counted from 0."""
         if self.clip is not None:
             gradient = clipped(gradient, self.clip)

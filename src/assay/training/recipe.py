@@ -157,8 +157,10 @@ class Recipe:
         other = ("make_model", "task", "betas")
         return {
             **{entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in other},
-            "betas": list(self.betas), "initial model": Model(self.initial(), self.task).fingerprint(),
-            "examples": data.examples.fingerprint(), "weights": hashlib.sha256(weights.numpy().tobytes()).hexdigest(),
+            "betas": list(self.betas),
+            "initial model": Model(self.initial(), self.task).fingerprint(),
+            "examples": data.examples.fingerprint(),
+            "weights": hashlib.sha256(weights.numpy().tobytes()).hexdigest(),
         }
 
 
@@ -209,7 +211,8 @@ def _check_names(recipe: Recipe) -> None:
     if not isinstance(task, Task):
         raise MethodError(f"task is a {type(task).__name__}; expected one of assay.tasks, such as Classify().")
     for what, name, known in (
-        ("optimizer", recipe.optimizer, OPTIMIZERS), ("schedule", recipe.schedule, SCHEDULES),
+        ("optimizer", recipe.optimizer, OPTIMIZERS),
+        ("schedule", recipe.schedule, SCHEDULES),
         ("reduction", recipe.reduction, ("sum", "mean")),
     ):
         if name not in known:

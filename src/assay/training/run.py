@@ -84,6 +84,10 @@ def assemble(steps: Steps, states: tuple[State, ...], losses: list[float], secon
         for state in states
     ]
     return Run(
-        Model(module, steps.data.task, checkpoints=checkpoints), torch.tensor(losses, dtype=torch.float64),
-        torch.tensor(rates, dtype=torch.float64), states, steps.layout, seconds,
+        Model(module, steps.data.task, checkpoints=checkpoints),
+        torch.tensor(losses, dtype=torch.float64),
+        torch.tensor(rates, dtype=torch.float64),
+        states,
+        steps.layout,
+        seconds,
     )

@@ -40,9 +40,7 @@ class Layout:
                 "device. Convert the module first, for example with module.float()."
             )
         first = {id(p): name for name, p in trainable.items()}
-        aliases = {
-            name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False) if p.requires_grad
-        }
+        aliases = {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
         return Layout(tuple(trainable), tuple(p.shape for p in trainable.values()), aliases)
 
     @property

@@ -27,7 +27,12 @@ class Steps:
     """A recipe on given examples and weights, step by step; `module` is its own and lies in training mode."""
 
     def __init__(
-        self, module: nn.Module, measurement: Measurement, data: Encoded, weights: Float[Tensor, " n"], order: Order,
+        self,
+        module: nn.Module,
+        measurement: Measurement,
+        data: Encoded,
+        weights: Float[Tensor, " n"],
+        order: Order,
         update: Update,
     ) -> None:
         self.module, self.measurement, self.data, self.order, self.update = module, measurement, data, order, update
@@ -74,9 +79,7 @@ class Steps:
         check_finite(losses, batch.ids, step)
         return losses, self.weights[rows.to(self.device)].to(losses.dtype)
 
-    def objective(
-        self, losses: Float[Tensor, " batch"], weights: Float[Tensor, " batch"]
-    ) -> Float[Tensor, ""]:
+    def objective(self, losses: Float[Tensor, " batch"], weights: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
         """`(1 / size) * sum of w_i * L_i`."""
         return (weights * losses).sum() / self.order.size
 

@@ -50,7 +50,8 @@ class Store:
         """Write one checkpoint, whole or not at all. Raises StorageError."""
         state = saved.state
         tensors: dict[str, Tensor] = {
-            "params": state.params, "losses": torch.tensor(saved.losses, dtype=torch.float64),
+            "params": state.params,
+            "losses": torch.tensor(saved.losses, dtype=torch.float64),
             **{f"moment.{name}": tensor for name, tensor in state.moments.items()},
             **{f"buffer.{name}": tensor for name, tensor in state.buffers.items()},
         }

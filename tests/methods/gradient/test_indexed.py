@@ -25,7 +25,9 @@ QUERIES = examples("the cat ran", "you saw a dog")
 def model_of(count: int) -> Model:
     """A tiny Llama with checkpoints, of which the last is the model as it is."""
     plain = text_model("Llama", num_hidden_layers=1)
-    states = [{name: (1 - 0.2 * k) * t for name, t in plain.module.state_dict().items()} for k in reversed(range(count))]
+    states = [
+        {name: (1 - 0.2 * k) * t for name, t in plain.module.state_dict().items()} for k in reversed(range(count))
+    ]
     stages = [Checkpoint.of_state(f"step {k}", 0.1 + k, plain.module, state) for k, state in enumerate(states)]
     return Model(plain.module, plain.task, checkpoints=stages)
 
@@ -47,7 +49,9 @@ def test_other_gradients_are_refused(tmp_path: Path) -> None:
     model = model_of(1)
     built = assay.build(model, TRAIN, tmp_path / "index", method="gradcos")
     opened = assay.open(tmp_path / "index", model)
-    with pytest.raises(InputError, match=r"gradients of loss \(sum over tokens\); the method 'trak' needs margin \(sum\)"):
+    with pytest.raises(
+        InputError, match=r"gradients of loss \(sum over tokens\); the method 'trak' needs margin \(sum\)"
+    ):
         opened.attribute(QUERIES, "trak")
     with pytest.raises(InputError, match=r"needs loss \(mean\)"):
         opened.attribute(QUERIES, GradDot(train_loss="mean"))
@@ -57,7 +61,7 @@ def test_other_gradients_are_refused(tmp_path: Path) -> None:
 
 
 def test_tracin_needs_checkpoints() -> None:
-    with pytest.raises(MethodError, match="the model has none. Give them with their learning rates"):
+    with pytest.raises(MethodError, match=r"the model has none\. Give them with their learning rates"):
         assay.attribute(text_model("Llama"), TRAIN, QUERIES, "tracin")
 
 
@@ -128,5 +132,5 @@ def test_queries_too_many_for_exact_gradients(monkeypatch: pytest.MonkeyPatch) -
 def test_a_compression_that_cannot_be_read(compression: Any) -> None:
     method = GradDot()
     object.__setattr__(method, "compression", compression)  # past the type checker of these tests
-    with pytest.raises(MethodError, match="compression|rank"):
+    with pytest.raises(MethodError, match=r"compression|rank"):
         method.__post_init__()

@@ -40,12 +40,7 @@ class Indexed(Fitted):
     """
 
     def __init__(
-        self,
-        index: StoredIndex,
-        model: Model,
-        method: GradientMethod,
-        seconds: float = 0.0,
-        folder: Path | None = None,
+        self, index: StoredIndex, model: Model, method: GradientMethod, seconds: float = 0.0, folder: Path | None = None
     ) -> None:
         check_measurement(index, method.train_measurement(), method.name)
         self.index, self.model, self.method = index, model, method
