@@ -108,12 +108,16 @@ def forks() -> Iterator[subprocess.Popen[str]]:
         process.stdin.close()
 
 
-def run_and_kill(forks: subprocess.Popen[str], path: Path, appended: bool, after: float) -> bool:
-    """Start a builder and kill it; whether that was before it ended."""
+def run_and_kill(forks: subprocess.Popen[str], path: Path, appended: bool, shards: int, after: float) -> bool:
+    """Start a builder and kill it `after` seconds behind its so-many-th new shard; whether that was before it ended."""
     assert forks.stdin is not None
     assert forks.stdout is not None
+    wanted = len(list(path.glob("shards/*.safetensors"))) + shards
     print("append" if appended else "build", path, file=forks.stdin, flush=True)
     builder = int(forks.stdout.readline())
+    deadline = time.monotonic() + 30
+    while len(list(path.glob("shards/*.safetensors"))) < wanted and time.monotonic() < deadline:
+        time.sleep(0.0005)
     time.sleep(after)
     with suppress(ProcessLookupError):
         os.kill(builder, signal.SIGKILL)
@@ -139,31 +143,26 @@ def large(path: Path, appended: bool = False) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], dict[str, bytes], float]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], dict[str, bytes]]:
     path = tmp_path_factory.mktemp("undisturbed") / "index"
-    began = time.perf_counter()
     large(path)
-    seconds = time.perf_counter() - began
     built = contents(path)
     large(path, appended=True)
-    return built, contents(path), seconds
+    return built, contents(path)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_random_moments_equals_undisturbed(
-    tmp_path: Path,
-    forks: subprocess.Popen[str],
-    undisturbed: tuple[dict[str, bytes], dict[str, bytes], float],
-    seed: int,
+    tmp_path: Path, forks: subprocess.Popen[str], undisturbed: tuple[dict[str, bytes], dict[str, bytes]], seed: int
 ) -> None:
     """SIGKILL three times during a build and during an append; meanwhile the old index stays readable."""
-    built, grown, seconds = undisturbed
+    built, grown = undisturbed
     moments = random.Random(seed)
     path = tmp_path / "index"
     kills = 0
     for appended, wanted in ((False, built), (True, grown)):
         for _ in range(3):
-            kills += run_and_kill(forks, path, appended, moments.uniform(0, seconds / 2))
+            kills += run_and_kill(forks, path, appended, moments.randint(0, 12), moments.uniform(0, 0.004))
             if appended:
                 assert open_index(path).rows in (600, 900)
         large(path, appended)

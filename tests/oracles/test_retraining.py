@@ -15,6 +15,7 @@ from assay.tasks import Classify
 from assay.training import Recipe, Run
 
 N, QUERIES, LEFT_OUT = 80, 12, 12
+OPTIONS = {"trak": {"compression": "sjlt:256"}}
 METHOD_TYPES = [method for method in METHODS if issubclass(method, GradientMethod)]
 
 
@@ -40,7 +41,7 @@ def world() -> tuple[Examples, Examples, Recipe, Run]:
 def test_leaving_out_moves_the_loss_as_the_sign_says(kind: type[GradientMethod]) -> None:
     train, queries, recipe, run = world()
     encoded, before = recipe.encode(train), run.loss_of(queries).numpy()
-    order = np.argsort(-assay.attribute(run.model, train, queries, kind()).array, axis=0)
+    order = np.argsort(-assay.attribute(run.model, train, queries, kind(**OPTIONS.get(kind.name, {}))).array, axis=0)
     change = np.zeros((2, QUERIES))
     for q in range(QUERIES):
         for side, rows in enumerate((order[:LEFT_OUT, q], order[-LEFT_OUT:, q])):
