@@ -1,6 +1,6 @@
 """Assay: which training data made a model behave as it does, what each example is worth, and how far to trust the answer."""
 
-from assay import errors, methods, tasks
+from assay import errors, evaluate, methods, tasks
 from assay.api import Opened, attribute, build, open, value
 from assay.examples import Example, Examples, read
 from assay.models import Checkpoint, Model, load
@@ -26,6 +26,7 @@ __all__ = [
     "attribute",
     "build",
     "errors",
+    "evaluate",
     "load",
     "methods",
     "open",

@@ -41,6 +41,11 @@ class Encoded:
             return None
         return self.task.collate(self.items).tensors
 
+    def select(self, rows: Int[np.ndarray, " k"]) -> "Encoded":
+        """The examples at these positions, encoded as they are."""
+        positions = cast(list[int], rows.tolist())
+        return Encoded(self.examples.select(rows), self.task, tuple([self.items[row] for row in positions]))
+
     def batch(self, rows: Int[Tensor, " batch"], device: torch.device) -> Batch:
         """The examples at these positions."""
         positions = cast(list[int], rows.tolist())

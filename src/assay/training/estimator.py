@@ -5,12 +5,13 @@ and CatBoost. Rows of weight 0 are taken out before fitting, so that they leave 
 in a minimum of rows a leaf); other weights than 1 are given as `sample_weight`.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from assay.errors import DataError, MethodError
 from assay.examples import read
 from assay.training.data import checked_weights
 
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 SMALLEST = 1e-15
 """Probabilities below this count as this, as a class that was left out of training has probability 0: 34.5 nats."""
 
@@ -31,6 +33,10 @@ class Arrays:
 
     def __len__(self) -> int:
         return len(self.X)
+
+    def select(self, rows: Int[np.ndarray, " k"]) -> "Arrays":
+        """The rows at these positions."""
+        return Arrays(self.X[rows], self.y[rows])
 
 
 def arrays(examples: Any) -> Arrays:
@@ -105,6 +111,13 @@ class EstimatorRecipe:
     def encode(self, examples: Any) -> Arrays:
         """Examples as arrays, which `train` and `loss_of` take in their place: for many fits on the same."""
         return arrays(examples)
+
+    def facts(self) -> dict[str, Any]:
+        """What a fit follows from besides the examples, in terms of JSON: the kind of estimator and its parameters."""
+        kind: Any = type(self.estimator)
+        parameters = self.estimator.get_params(deep=True)
+        plain = {name: ADDRESS.sub("", repr(value)) for name, value in sorted(parameters.items())}
+        return {"estimator": f"{kind.__module__}.{kind.__qualname__}", "parameters": plain, "seed": self.seed}
 
     def train(self, train: Any, weights: Any = None) -> FittedEstimator:
         """Fit a clone. `weights`: one number of 0 or more an example; None: 1 for all.

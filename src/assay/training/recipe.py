@@ -152,13 +152,19 @@ class Recipe:
         kind = Adam if self.optimizer == "adam" else AdamW
         return kind(self.betas, self.eps, self.weight_decay)
 
-    def _identity(self, data: Encoded, weights: Float[Tensor, " n"]) -> dict[str, Any]:
-        """What a run follows from, in terms of JSON."""
+    def facts(self) -> dict[str, Any]:
+        """What a run follows from besides the examples and their weights, in terms of JSON."""
         other = ("make_model", "task", "betas")
         return {
             **{entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in other},
             "betas": list(self.betas),
             "initial model": Model(self.initial(), self.task).fingerprint(),
+        }
+
+    def _identity(self, data: Encoded, weights: Float[Tensor, " n"]) -> dict[str, Any]:
+        """What a run follows from, in terms of JSON."""
+        return {
+            **self.facts(),
             "examples": data.examples.fingerprint(),
             "weights": hashlib.sha256(weights.numpy().tobytes()).hexdigest(),
         }
