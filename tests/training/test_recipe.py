@@ -3,8 +3,10 @@
 import copy
 import dataclasses
 import math
+import pickle
 from typing import Any
 
+import cloudpickle
 import pytest
 import torch
 from torch import Tensor, nn
@@ -382,3 +384,12 @@ def test_weights_that_are_not_finite_after_the_last_step_are_refused() -> None:
     nn.init.zeros_(linear.weight)
     with pytest.raises(NonFiniteError, match="weights became NaN"):
         Recipe(linear, task, optimizer="sgd", batch_size=2).train((torch.ones(2, 1), torch.ones(2)))
+
+
+def test_encoded_rows_travel_without_the_array_they_were_cut_from() -> None:
+    x, y = torch.randn(400, 50), torch.randint(0, 2, (400,))
+    encoded = Recipe(lambda: nn.Linear(50, 2), Classify()).encode((x, y))
+    sent = cloudpickle.dumps(encoded.__getstate__()["items"])
+    assert len(sent) < 50 * x.numel()  # a row that brings the whole array makes it 400 times that
+    twin = pickle.loads(cloudpickle.dumps(encoded))
+    assert all(torch.equal(a.tensors["x"], b.tensors["x"]) for a, b in zip(twin.items, encoded.items, strict=True))

@@ -1,6 +1,6 @@
 """The training examples of a run as tensors, the order in which they are visited, and their weights."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -28,6 +28,14 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: tensors of their own, as a row of a large array would bring all of it along."""
+        items = tuple(
+            replace(item, tensors={name: tensor.clone() for name, tensor in item.tensors.items()})
+            for item in self.items
+        )
+        return {"examples": self.examples, "task": self.task, "items": items}
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
