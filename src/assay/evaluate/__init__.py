@@ -1,8 +1,18 @@
 """Evidence: does a score predict what training would do?"""
 
 from assay.evaluate.agreement import agreement
-from assay.evaluate.metrics.comparison import Comparison
-from assay.evaluate.metrics.lds import lds
+from assay.evaluate.metrics import (
+    Comparison,
+    cardinality,
+    lds,
+    leave_one_out,
+    mislabelled,
+    overlap,
+    planted,
+    removal,
+    stability,
+    tracing,
+)
 from assay.evaluate.one_step import one_step_check
 from assay.evaluate.subsets import LeaveGroupOut, LeaveOneOut, LeaveTopOut, RandomSubsets, Subsets
 from assay.evaluate.truth import Truth, truth
@@ -16,7 +26,15 @@ __all__ = [
     "Subsets",
     "Truth",
     "agreement",
+    "cardinality",
     "lds",
+    "leave_one_out",
+    "mislabelled",
     "one_step_check",
+    "overlap",
+    "planted",
+    "removal",
+    "stability",
+    "tracing",
     "truth",
 ]

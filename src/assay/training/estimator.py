@@ -114,10 +114,10 @@ class EstimatorRecipe:
 
     def facts(self) -> dict[str, Any]:
         """What a fit follows from besides the examples, in terms of JSON: the kind of estimator and its parameters."""
-        kind: Any = type(self.estimator)
         parameters = self.estimator.get_params(deep=True)
         plain = {name: ADDRESS.sub("", repr(value)) for name, value in sorted(parameters.items())}
-        return {"estimator": f"{kind.__module__}.{kind.__qualname__}", "parameters": plain, "seed": self.seed}
+        kind = f"{self.estimator.__class__.__module__}.{self.estimator.__class__.__qualname__}"
+        return {"estimator": kind, "parameters": plain, "seed": self.seed}
 
     def train(self, train: Any, weights: Any = None) -> FittedEstimator:
         """Fit a clone. `weights`: one number of 0 or more an example; None: 1 for all.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -10,6 +10,9 @@ from jaxtyping import Float
 from assay.errors import MethodError
 from assay.evaluate.intervals import Interval, one_way, two_way
 from assay.scores import Scores
+from assay.values import Values
+
+Kind = TypeVar("Kind", Scores, Values)
 
 
 @dataclass(frozen=True)
@@ -103,17 +106,26 @@ def compare(
 
 def by_method(results: Scores | Sequence[Scores] | Mapping[str, Scores]) -> dict[str, Scores]:
     """Results by name: their method's, numbered where one occurs again. Raises MethodError for none."""
+    return _named([results] if isinstance(results, Scores) else results)
+
+
+def named_values(results: Values | Sequence[Values] | Mapping[str, Values]) -> dict[str, Values]:
+    """The same for values."""
+    return _named([results] if isinstance(results, Values) else results)
+
+
+def _named(results: Sequence[Kind] | Mapping[str, Kind]) -> dict[str, Kind]:
+    named: dict[str, Kind] = {}
     if isinstance(results, Mapping):
-        named = dict(results)
+        named |= results
     else:
-        named: dict[str, Scores] = {}
-        for result in [results] if isinstance(results, Scores) else results:
+        for result in results:
             name, count = result.method, 2
             while name in named:
                 name, count = f"{result.method} {count}", count + 1
             named[name] = result
     if not named:
-        raise MethodError("No scores were given; give at least one result.")
+        raise MethodError("No results were given; give at least one.")
     return named
 
 
