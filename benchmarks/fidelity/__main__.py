@@ -1,0 +1,232 @@
+"""How well scores predict retraining, against seconds and memory: every method on the four settings.
+
+    python -m benchmarks.fidelity --data DIR --work DIR [--settings mlp cnn] [--methods ekfac replay:removed=0.5]
+                                  [--split exam] [--subsets 100] [--peers dattri=PYTHON kronfluence=PYTHON]
+
+For each setting: `--subsets` random halves of the training data are retrained (stored in `--work`, resumable), then every
+method scores the same queries in a process of its own on two threads (stored there too; `--again` repeats it), and the
+linear datamodeling score of each is computed with its 95% interval over subsets and queries. A method gets the recipe;
+`seconds` contains the training of the model that it looks at. `removed=0.5` linearises at the mean of the half-subsets.
+Methods that score a part of the queries only, for their cost, say how many.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import assay
+from assay.evaluate import lds, truth
+from assay.methods import find
+from benchmarks.common import add_data, contend, data_folder, parser, save, timed
+from benchmarks.fidelity.settings import NAMES, Setting, setting
+
+CENTRE = "removed=0.5"
+GRADIENT = ("graddot", "gradcos", "tracin", "trak", "diagonal", "kfac", "ekfac", "ekfac-cg", "source", "path-krylov")
+METHODS: dict[str, tuple[str, ...]] = {
+    "images": (
+        "random", *GRADIENT, *(f"{name}:{CENTRE}" for name in (*GRADIENT[-6:], "trak")), "logra", "trackstar", "datainf",
+        "lissa", "trak-ensemble", "replay", f"replay:{CENTRE}",
+    ),
+    "text": (
+        "random", "bm25", "tfidf", *GRADIENT, *(f"{name}:{CENTRE}" for name in (*GRADIENT[-6:], "trak")), "logra",
+        "trackstar", "less", "trak-ensemble", "replay", f"replay:{CENTRE}",
+    ),
+}  # fmt: skip
+FEW = {"replay": 50}
+"""Queries asked of a method whose cost grows with them."""
+ENSEMBLE = 10
+CHECKPOINTS = 10
+PEERS = {
+    "kronfluence": {"kronfluence ekfac": ("mlp", "logistic")},
+    "dattri": {
+        "dattri-explicit": ("logistic",), "dattri-cg": ("logistic", "mlp"), "dattri-trak": ("logistic", "mlp", "cnn"),
+        "traker": ("logistic", "mlp", "cnn"), "captum-tracin": ("logistic", "mlp", "cnn"),
+    },
+}  # fmt: skip
+"""By environment: contenders, and the settings that they can and in reasonable time do take."""
+SCRIPTS = Path(__file__).parent.parent / "peers"
+
+
+def methods_of(name: str) -> tuple[str, ...]:
+    """What is compared in a setting."""
+    return METHODS["text" if name == "transformer" else "images"]
+
+
+def parameters(text: str) -> tuple[str, dict[str, Any]]:
+    """`name:key=value,key=value` as a method's name and its hyper-parameters."""
+    name, _, rest = text.partition(":")
+    return name, {key: _value(value) for key, _, value in (part.partition("=") for part in rest.split(",") if part)}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def ensemble(work: Setting) -> assay.Model:
+    """Independent runs, that is of other seeds, as checkpoints."""
+    from dataclasses import replace
+
+    runs = [replace(work.recipe, seed=work.recipe.seed + 1000 + k).train(work.train) for k in range(ENSEMBLE)]
+    last = runs[0].model
+    return assay.Model(last.module, last.task, checkpoints=[run.checkpoints[-1] for run in runs])
+
+
+def attribute(work: Setting, text: str) -> assay.Scores:
+    """Scores of one method for the setting's queries."""
+    from dataclasses import replace
+
+    name, options = parameters(text)
+    queries = work.queries[: FEW.get(name, len(work.queries))]
+    if name == "trak-ensemble":
+        return assay.attribute(ensemble(work), work.train, queries, "trak")
+    chosen = find(name, **options)
+    many = name in ("tracin", "less")
+    recipe = replace(work.recipe, checkpoints=CHECKPOINTS) if many else work.recipe
+    given: Any = None if name in ("random", "bm25", "tfidf") else recipe
+    return assay.attribute(given, work.train, queries, chosen)
+
+
+def contender(name: str, split: str, text: str, data: Path, out: Path) -> dict[str, Any]:
+    """Run one method and keep its scores."""
+    torch.set_num_threads(2)
+    work = setting(name, data, split)
+    kept: list[assay.Scores] = []
+    result = timed(lambda: kept.append(attribute(work, text)))
+    kept[0].save(out)
+    (out / "cost.json").write_text(json.dumps(result))
+    return result
+
+
+def export(work: Setting, folder: Path) -> None:
+    """The trained model, its checkpoints and the data as files that a peer reads."""
+    from dataclasses import replace
+
+    from safetensors.torch import save_file
+
+    from benchmarks.ekfac import write
+
+    run = replace(work.recipe, checkpoints=CHECKPOINTS).train(work.train)
+    write(folder, work.name, run.model, work.train, work.queries)
+    for k, stage in enumerate(run.checkpoints):
+        state = {key: tensor.contiguous() for key, tensor in stage.load().state_dict().items()}
+        save_file(state, folder / f"checkpoint-{k:02d}.safetensors")
+
+
+def of_peer(work: Setting, environment: str, python: str, peer: str, folder: Path) -> assay.Scores:
+    """A peer's scores, higher is more helpful; kept beside ours. Its seconds do not contain training."""
+    from safetensors.torch import load_file
+
+    from assay.provenance import Provenance
+
+    out = folder / peer.replace(" ", "-")
+    if not (out / "cost.json").exists():
+        if not (folder / "export").exists():
+            export(work, folder / "export")
+        raw = folder / f"{out.name}.safetensors"
+        script = "kronfluence_ekfac.py" if environment == "kronfluence" else "fidelity_scores.py"
+        command = [python, str(SCRIPTS / script), *([] if environment == "kronfluence" else [peer])]
+        found = contend({peer: [*command, str(folder / "export"), str(raw)]}, 1)[peer][0]
+        array = load_file(raw)["scores"].numpy()
+        facts = Provenance(method=peer, parameters={}, unit="arbitrary", inputs={}, train_fingerprint="")
+        assay.Scores.of(array, work.train, work.queries, facts).save(out)
+        (out / "cost.json").write_text(json.dumps(found))
+    return assay.Scores.load(out)
+
+
+def measured(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Truth, scores and metric of one setting."""
+    data, folder = data_folder(args), args.work / f"{name}-{args.split}"
+    work = setting(name, data, args.split)
+    start = time.perf_counter()
+    kept = truth(work.recipe, work.train, work.queries, folder / "truth", args.subsets, 0.5, processes=2)
+    print(f"{name}: truth in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    results: dict[str, assay.Scores] = {}
+    costs: dict[str, Mapping[str, Any]] = {}
+    failed: dict[str, str] = {}
+    for text in args.methods or methods_of(name):
+        out = folder / text.replace(":", "-").replace("=", "").replace(",", "-")
+        if args.again or not (out / "cost.json").exists():
+            me = [sys.executable, "-m", "benchmarks.fidelity", "--data", str(data), "--split", args.split]
+            done = subprocess.run([*me, "--contender", name, text, str(out)], capture_output=True, text=True)
+            if done.returncode:
+                failed[text] = done.stderr.strip().splitlines()[-1][:300]
+                print(f"{name} {text}: FAILED {failed[text]}", file=sys.stderr, flush=True)
+                continue
+        results[text] = assay.Scores.load(out)
+        costs[text] = json.loads((out / "cost.json").read_text())
+        print(
+            f"{name} {text}: {summary(results[text], kept)} {costs[text]['seconds']:.1f} s", file=sys.stderr, flush=True
+        )
+    for entry in args.peers:
+        environment, _, python = entry.partition("=")
+        for peer in [peer for peer, where in PEERS[environment].items() if name in where]:
+            results[peer] = of_peer(work, environment, python, peer, folder)
+            costs[peer] = json.loads((folder / peer.replace(" ", "-") / "cost.json").read_text())
+            print(
+                f"{name} {peer}: {summary(results[peer], kept)} {costs[peer]['seconds']:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+    return {"rows": {text: row(results[text], kept, costs[text]) for text in results}, "failed": failed,
+            "train": len(work.train), "subsets": len(kept)}  # fmt: skip
+
+
+def aligned(scores: assay.Scores, kept: Any) -> Any:
+    """The truth for the queries that were scored."""
+    from dataclasses import replace
+
+    count = len(scores.query_ids)
+    return replace(
+        kept, runs=kept.runs[:, :, :count], full_runs=kept.full_runs[:, :count], query_ids=kept.query_ids[:count]
+    )
+
+
+def summary(scores: assay.Scores, kept: Any) -> str:
+    """The score and its interval, to look at while it runs."""
+    found = row(scores, kept, {})
+    return f"{found['lds']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+
+
+def row(scores: assay.Scores, kept: Any, cost: Mapping[str, Any]) -> dict[str, Any]:
+    """Linear datamodeling score with its interval, seconds and peak memory."""
+    found = next(iter(lds(scores, aligned(scores, kept)).rows.values()))
+    return {"lds": found.mean, "low": found.low, "high": found.high, "queries": len(scores.query_ids), **cost}
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    add_data(arguments)
+    arguments.add_argument(
+        "--work", type=Path, default=Path("fidelity-work"), help="where retrainings and scores are kept"
+    )
+    arguments.add_argument("--settings", nargs="+", default=NAMES, choices=NAMES)
+    arguments.add_argument("--methods", nargs="+")
+    arguments.add_argument("--split", default="exam", choices=("exam", "tune"))
+    arguments.add_argument("--subsets", type=int, default=100)
+    arguments.add_argument("--again", action="store_true")
+    arguments.add_argument(
+        "--peers", nargs="*", default=[], help="dattri=PYTHON (with traker, captum) kronfluence=PYTHON"
+    )
+    arguments.add_argument("--contender", nargs=3, help=argparse.SUPPRESS)
+    args = arguments.parse_args()
+    if args.contender:
+        name, text, out = args.contender
+        print(json.dumps(contender(name, args.split, text, data_folder(args), Path(out))))
+        return
+    found = {name: measured(args, name) for name in args.settings}
+    if args.split == "exam" and not args.methods:
+        save("fidelity", f"python -m benchmarks.fidelity --subsets {args.subsets}", {"settings": found})
+
+
+if __name__ == "__main__":
+    main()
