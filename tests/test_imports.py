@@ -12,7 +12,7 @@ import pytest
 # A module imports only what stands before it here, or its own package. The root module, which names the
 # public surface, imports anything; only the command line imports the root.
 FLOW = """
-errors progress jsonable examples provenance run_directory ranking tables results scores values runs
+errors progress jsonable examples provenance run_directory ranking tables results grain scores values runs
 tasks models training gradients compress curvature folds index methods evaluate act api runtime explore demo cli
 """
 ORDER = FLOW.split()

@@ -1,9 +1,10 @@
 """Assay: which training data made a model behave as it does, what each example is worth, and how far to trust the answer."""
 
 from assay import errors, evaluate, methods, tasks
-from assay.api import Opened, attribute, build, open, value
+from assay.api import Opened, attribute, build, open, parts, value
 from assay.examples import Example, Examples, read
 from assay.models import Checkpoint, Model, load
+from assay.grain import Parts
 from assay.runtime import Plan, plan
 from assay.scores import Scores
 from assay.training import EstimatorRecipe, Recipe, Run
@@ -18,6 +19,7 @@ __all__ = [
     "Examples",
     "Model",
     "Opened",
+    "Parts",
     "Plan",
     "Recipe",
     "Run",
@@ -30,6 +32,7 @@ __all__ = [
     "load",
     "methods",
     "open",
+    "parts",
     "plan",
     "read",
     "tasks",

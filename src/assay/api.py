@@ -1,7 +1,7 @@
 """The public verbs: attribute, value, build, open. Each takes what the user has and returns a result type."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,10 +13,12 @@ from assay.examples import read
 from assay.index.build import append_checkpoints, append_rows, build_index, check_measurement, model_facts, refuse_other
 from assay.index.format import Dtype
 from assay.index.reader import StoredIndex, open_index
-from assay.methods import Method, Registered, ValueMethod, find
+from assay.methods import Fitted, Method, Registered, ValueMethod, find
 from assay.methods.gradient.base import GradientMethod, without_checkpoints
 from assay.methods.gradient.indexed import Indexed, check_model
+from assay.methods.gradient.parts import folds_of, take_apart
 from assay.models import Model, load
+from assay.grain import By, Parts
 from assay.scores import Scores
 from assay.values import Values
 
@@ -26,10 +28,18 @@ DENSE_PAIRS = 2**27
 """Pairs of example and query above which scores are kept as the best at both ends (512 MiB of float32)."""
 TOP = 100
 """How many are kept of each end then."""
+MOST_PAIRS = 10_000
+"""Scores taken apart at once."""
 
 
 def attribute(
-    model: Any, train: Any, queries: Any, method: str | Registered = "gradcos", *, top: int | None = None
+    model: Any,
+    train: Any,
+    queries: Any,
+    method: str | Registered = "gradcos",
+    *,
+    top: int | None = None,
+    tokens: int | None = None,
 ) -> Scores:
     """Scores of every training example for every query; higher = more helpful.
 
@@ -39,13 +49,60 @@ def attribute(
         method: a name, or a method with its hyper-parameters.
         top: keep only so many at both ends of each query. By default everything is kept, up to 2^27 pairs of example
             and query; beyond, the best and worst 100.
+        tokens: take apart the scores of so many pairs at both ends of each query, by token and module (`scores.parts`);
+            gradient methods without compression.
 
     Raises:
         InputError: of one kind or another, see `assay.errors`.
     """
     chosen = _attribution(method)
     train, queries = read(train), read(queries)
-    return chosen.fit(model, train).score(queries, _kept(len(train), len(queries), top))
+    fitted = chosen.fit(model, train)
+    by = None if tokens is None else folds_of(fitted)
+    scores = fitted.score(queries, _kept(len(train), len(queries), top))
+    if tokens is None or by is None:
+        return scores
+    return scores.with_parts(take_apart(fitted, train, queries, scores.pairs(tokens), by))
+
+
+def parts(
+    model: Any,
+    train: Any,
+    queries: Any,
+    method: str | Registered = "gradcos",
+    *,
+    by: By | Sequence[By] = "loss-token",
+    of: Scores | None = None,
+    top: int = 3,
+) -> Parts:
+    """Scores taken apart: which tokens, sentences, modules, layers carry them. Each fold sums to the pair's score.
+
+    Args:
+        model: as in `attribute`; or a fitted method (`method.fit(model, train)`), whose curvature is then used.
+        train, queries: anything that `read` takes.
+        method: a gradient method without compression; not read if a fitted one is given.
+        by: one or more of `"loss-token"`, `"position"`, `"query-token"`, `"sentence"`, `"module"`, `"layer"`.
+        of: scores of these examples and queries, of which the `top` at both ends of each query are taken apart; by default
+            every pair, at most 10,000 of them.
+
+    Raises:
+        MethodError: the method compares compressed features, or the task has no such parts. InputError: other examples.
+    """
+    train, queries = read(train), read(queries)
+    folds = (by,) if isinstance(by, str) else tuple(by)
+    fitted = model if isinstance(model, Fitted) else _attribution(method).fit(model, train)
+    if of is None:
+        pairs = [(i, q) for q in range(len(queries)) for i in range(len(train))]
+        if len(pairs) > MOST_PAIRS:
+            raise InputError(
+                f"Parts of {len(pairs):,} scores were asked for; at most {MOST_PAIRS:,} were expected. Give the scores "
+                "(of=scores) to take apart the top of each query only."
+            )
+    else:
+        if list(of.query_ids) != list(queries.ids) or of.train.total != len(train):
+            raise InputError("The scores given as of= are of other examples or queries; give those that they are of.")
+        pairs = of.pairs(top)
+    return take_apart(fitted, train, queries, pairs, folds)
 
 
 def value(model: Any, train: Any, on: Any = None, method: str | Registered = "self-influence") -> Values:
@@ -102,7 +159,7 @@ def build(
         chosen = replace(chosen, compression=compression or str(Factored()))
     model = chosen.staged(model)
     examples = read(train)
-    settings = {name: value for name, value in chosen.parameters().items() if name not in ("compression", "seed")}
+    settings = {name: value for name, value in chosen.parameters().items() if name not in ("compression", "seed", "measure")}
     noted = {**(origin or {}), "train": examples.origin, "method": chosen.name, "parameters": settings}
     add = {"examples": append_rows, "checkpoints": append_checkpoints, None: build_index}[append]
     return Indexed(add(model, examples, path, chosen.contents(dtype, noted)), model, chosen)

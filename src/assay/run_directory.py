@@ -19,7 +19,7 @@ from assay.errors import InputError, StorageError
 from assay.provenance import Provenance
 
 FORMAT, VERSION, MANIFEST = "assay-run", 1, "run.json"
-FILES = ("scores.parquet", "scores.safetensors", "values.parquet", "train.parquet", "queries.parquet")
+FILES = ("scores.parquet", "scores.safetensors", "values.parquet", "train.parquet", "queries.parquet", "parts.parquet")
 Writer = Callable[[Path], None]
 
 

@@ -1,7 +1,7 @@
 """Scores: training examples by queries, dense or the best at both ends; higher = more helpful."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -14,6 +14,8 @@ from jaxtyping import Float, Float32, Int64
 
 from assay.errors import InputError
 from assay.examples import Examples
+from assay.grain import FILE as PARTS
+from assay.grain import Parts
 from assay.provenance import Provenance
 from assay.ranking import NONE, TopK, best, check_finite, check_k
 from assay.results import Result, read_columns, read_table, write_columns, write_table
@@ -32,13 +34,14 @@ class Scores(Result):
     `entries` is the dense matrix, float32 [n_train, n_query], rows and columns in the order of `train` and
     `queries`, or a `TopK`. `provenance.unit` says what a score of 1 means. A top-k result over more than
     100,000 training examples knows ids and texts of those that appear in it; `train.rows` are their
-    positions, `train.total` how many there were.
+    positions, `train.total` how many there were. `parts`: the scores of some pairs by token, module and so on.
     """
 
     kind: ClassVar[str] = "scores"
 
     queries: Table
     entries: Float32[np.ndarray, "n_train n_query"] | TopK
+    parts: Parts | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,6 +117,16 @@ class Scores(Result):
                 "text": _texts([self.train.texts[line] for line in lines]),
             }
         )
+
+    def pairs(self, k: int = 10) -> list[tuple[int, int]]:
+        """(row, column) of the at most k most helpful and k most harmful examples of every query, query by query."""
+        check_k(k)
+        ends = [(query, sign) for query in range(len(self.queries)) for sign in SIDES]
+        return [(row, query) for query, sign in ends for row in self._side(query, sign, k)[0].tolist()]
+
+    def with_parts(self, parts: Parts) -> Self:
+        """The same scores, some of them taken apart."""
+        return replace(self, parts=parts)
 
     def by_source(self) -> pd.DataFrame:
         """Columns query_id, source, score (the sum), mean, count: one line per query and source.
@@ -195,6 +208,8 @@ class Scores(Result):
             "train.parquet": partial(write_table, self.train),
             "queries.parquet": partial(write_table, self.queries),
         }
+        if self.parts is not None:
+            tables[PARTS] = self.parts.write
         if isinstance(self.entries, TopK):
             columns = self._ranked(None)
             del columns["line"]
@@ -213,6 +228,7 @@ class Scores(Result):
             queries=queries,
             provenance=run.provenance(),
             evidence=run.evidence(),
+            parts=Parts.read(run) if PARTS in run.manifest.get("files", {}) else None,
         )
 
 

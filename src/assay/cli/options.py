@@ -229,6 +229,7 @@ class DataOptions:
     prompt_field: str | None
     completion_field: str | None
     messages_field: str | None
+    contrast_field: str | None
     source_field: str | None
     label_field: str | None
     id_field: str | None
@@ -242,6 +243,7 @@ class DataOptions:
             prompt=self.prompt_field,
             completion=self.completion_field,
             messages=self.messages_field,
+            contrast=self.contrast_field,
             source_column=self.source_field,
             label=self.label_field,
             id=self.id_field,
@@ -259,7 +261,7 @@ data_options: Decorator[Any] = collected(
             panel=DATA,
             help=f"The column of each example's {name}, in all files; by default '{name}'.",
         )
-        for name in ("text", "prompt", "completion", "messages", "source", "label", "id")
+        for name in ("text", "prompt", "completion", "messages", "contrast", "source", "label", "id")
     ],
 )
 """Names of columns; `data` is a `DataOptions`."""

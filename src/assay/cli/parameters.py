@@ -120,14 +120,18 @@ def _option(parameter: Parameter) -> Callable[[Any], Any]:
     )  # fmt: skip
 
 
+SIMPLE = (int, float, str, bool)
+
+
 def kind_of(kind: type[Registered], field: Field[Any]) -> type:
-    """int, float, str or bool, from the annotation; None is "not given"."""
+    """int, float, str or bool, from the annotation; None is "not given", and objects are for Python only."""
     annotation = get_type_hints(kind)[field.name]
     if get_origin(annotation) in (Union, types.UnionType):
-        (annotation,) = (part for part in get_args(annotation) if part is not type(None))
+        plain = [part for part in get_args(annotation) if part in SIMPLE]
+        annotation = plain[0] if len(plain) == 1 else annotation
     if get_origin(annotation) is Literal:
         annotation = type(get_args(annotation)[0])
-    if annotation not in (int, float, str, bool):
+    if annotation not in SIMPLE:
         raise TypeError(f"{kind.__name__}.{field.name}: {annotation} cannot be an option; use int, float, str or bool.")
     return annotation
 

@@ -22,6 +22,7 @@ def read(
     prompt: str | None = None,
     completion: str | None = None,
     messages: str | None = None,
+    contrast: str | None = None,
     id: str | None = None,
     source_column: str | None = None,
     label: str | None = None,
@@ -39,8 +40,8 @@ def read(
     torch dataset, X or (X, y) as numpy arrays or torch tensors, `Examples` (returned as they are).
 
     A row of text has `text`, or `prompt` and `completion`, or `messages` (a list of {role, content}; other
-    keys of a message are ignored), and optionally `id`, `source` and `label`; other columns are ignored. All
-    rows are of one kind. A row without `id` gets `name:n`, with n its 1-based line in JSON lines and its
+    keys of a message are ignored), and optionally `id`, `source` and `label`, and beside a completion `contrast`
+    (another completion to compare with); other columns are ignored. All rows are of one kind. A row without `id` gets `name:n`, with n its 1-based line in JSON lines and its
     1-based row elsewhere; equal rows stay separate examples. A label in CSV or TSV that reads as a number is
     one.
 
@@ -49,7 +50,7 @@ def read(
 
     Args:
         source: the path or object.
-        text, prompt, completion, messages, id, source_column, label: the column of each field, where it is
+        text, prompt, completion, messages, contrast, id, source_column, label: the column of each field, where it is
             not called like the field (`source_column` for `source`). Naming content columns also settles the
             kind.
         name: the stem of ids for rows without one; by default the file's name without extensions, or "row".
@@ -61,7 +62,7 @@ def read(
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit is {limit}; expected at least 1, or None for all rows.")
-    columns = Columns(text, prompt, completion, messages, id, source_column, label)
+    columns = Columns(text, prompt, completion, messages, contrast, id, source_column, label)
     if isinstance(source, Examples):
         return source if limit is None else source[:limit]
     if isinstance(source, str | os.PathLike):

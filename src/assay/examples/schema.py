@@ -1,7 +1,7 @@
 """From one row as the user wrote it to one checked row: which columns hold what, and what is refused.
 
-Content is `text`, or `prompt` and `completion`, or `messages`; `id`, `source` and `label` are optional; all
-other columns are ignored. A missing column and a null are the same. Text is kept as it is, control
+Content is `text`, or `prompt` and `completion`, or `messages`; `id`, `source` and `label` are optional, and so is
+`contrast` beside a completion (another completion of the same prompt, to compare with); all other columns are ignored. A missing column and a null are the same. Text is kept as it is, control
 characters included.
 """
 
@@ -20,7 +20,9 @@ CONTENT: dict[TextKind, tuple[str, ...]] = {
     "completion": ("prompt", "completion"),
     "messages": ("messages",),
 }
-FIELDS = ("text", "prompt", "completion", "messages", "id", "source", "label")
+OPTIONAL: dict[TextKind, tuple[str, ...]] = {"text": (), "completion": ("contrast",), "messages": ()}
+"""Content that a row of the kind may lack."""
+FIELDS = ("text", "prompt", "completion", "messages", "contrast", "id", "source", "label")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Columns:
     prompt: str | None = None
     completion: str | None = None
     messages: str | None = None
+    contrast: str | None = None
     id: str | None = None
     source: str | None = None
     label: str | None = None
@@ -73,7 +76,7 @@ class Columns:
 
     def wanted(self) -> list[str]:
         """Every column worth reading."""
-        content = [self.name(field) for kind in self.kinds() for field in CONTENT[kind]]
+        content = [self.name(field) for kind in self.kinds() for field in (*CONTENT[kind], *OPTIONAL[kind])]
         return list(dict.fromkeys([*content, *(self.name(field) for field in ("id", "source", "label"))]))
 
     def any_named(self) -> bool:
@@ -93,7 +96,8 @@ class RowParser:
         self._kinds: dict[TextKind, list[str]] = {
             kind: [columns.name(field) for field in CONTENT[kind]] for kind in columns.kinds()
         }
-        self._required = [name for name in (columns.id, columns.source, columns.label) if name is not None]
+        named = (columns.contrast, columns.id, columns.source, columns.label)
+        self._required = [name for name in named if name is not None]
 
     def __call__(self, row: Mapping[str, Any], where: str) -> Row:
         """Check one row; `where` names it in messages ("train.jsonl line 3"). Raises DataError."""
@@ -134,10 +138,12 @@ class RowParser:
 
     def _data(self, kind: TextKind, row: Mapping[str, Any], where: str) -> dict[str, Any]:
         """The fields of the kind, checked. A prompt may be empty: a completion of nothing."""
-        return {
+        data = {
             field: CHECKS[field](row[name], name, where)
             for field, name in zip(CONTENT[kind], self._kinds[kind], strict=True)
         }
+        more = {field: self._name[field] for field in OPTIONAL[kind] if row.get(self._name[field]) is not None}
+        return data | {field: CHECKS[field](row[name], name, where) for field, name in more.items()}
 
 
 def encode_label(value: Any, where: str) -> str | None:
@@ -227,4 +233,5 @@ CHECKS: dict[str, Callable[[Any, str, str], Any]] = {
     "prompt": _string,
     "completion": _nonblank,
     "messages": _messages,
+    "contrast": _nonblank,
 }

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow
 
 from assay.errors import DataError, StorageError
-from assay.examples.schema import CONTENT, Columns, Row, RowParser, TextKind, excerpt
+from assay.examples.schema import CONTENT, OPTIONAL, Columns, Row, RowParser, TextKind, excerpt
 from assay.examples.types import Example, FieldName, Kind, Rows
 from assay.progress import task
 
@@ -77,13 +77,13 @@ class TableRows(Rows):
 
     def content(self, example: Example) -> Iterable[bytes]:
         """The text fields and the label."""
-        for name in self._names:
-            value = example.data[name]
+        for value in example.data.values():
             yield (value if isinstance(value, str) else json.dumps(value, ensure_ascii=True)).encode()
         yield json.dumps(example.label).encode()
 
     def _example(self, row: dict[str, Any]) -> Example:
         data = {name: row[name] for name in self._names}
+        data |= {name: row[name] for name in OPTIONAL[cast(TextKind, self.kind)] if row[name] is not None}
         return Example(row["id"], data, row["source"], _decode("label", row["label"]))
 
     def _locate(self, position: int) -> tuple[Batch, int]:
@@ -234,6 +234,7 @@ def _schema(kind: TextKind) -> Any:
     string = pa.string()
     message = pa.struct([("role", string), ("content", string)])
     content = [(name, pa.list_(message) if name == "messages" else string) for name in CONTENT[kind]]
+    content += [(name, string) for name in OPTIONAL[kind]]
     return pa.schema([("id", string), ("source", string), ("label", string), *content])
 
 

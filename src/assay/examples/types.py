@@ -24,8 +24,8 @@ T_co = TypeVar("T_co", covariant=True)
 class Example:
     """One row.
 
-    `data` is `{"text": str}`, or `{"prompt": str, "completion": str}`, or `{"messages": [{"role": str,
-    "content": str}, ...]}`, or `{"x": Tensor, "y": int | float | str | Tensor | None}`.
+    `data` is `{"text": str}`, or `{"prompt": str, "completion": str}` (with `"contrast": str` where it has one), or
+    `{"messages": [{"role": str, "content": str}, ...]}`, or `{"x": Tensor, "y": int | float | str | Tensor | None}`.
     """
 
     id: str

@@ -51,6 +51,18 @@ class Block:
         biases = [gradients[name][:, :, None] for name in self.parameters[1:]]
         return torch.cat([weight, *biases], 2) if biases else weight
 
+    def divide(
+        self, matrix: Float[Tensor, "batch rows cols"], shapes: Mapping[str, torch.Size]
+    ) -> dict[str, Tensor]:
+        """The inverse of `assemble`: [batch, *shape] by parameter name, `shapes` being those of the parameters."""
+        weight, biases = self.parameters[0], self.parameters[1:]
+        inputs = self.cols - len(biases)
+        main = matrix[:, :, :inputs]
+        if self.transposed:
+            main = main.transpose(1, 2)
+        parts = {weight: main.reshape(len(matrix), *shapes[weight])}
+        return parts | {name: matrix[:, :, inputs + k] for k, name in enumerate(biases)}
+
 
 @dataclass(frozen=True)
 class Site:
@@ -90,6 +102,24 @@ class Layout:
         text = f"{self.covered:,} of {self.trainable:,} trainable parameters ({self.coverage:.1%})"
         slow = sum(self.blocks[k].size for k in self.direct)
         return f"{text}, {slow:,} of them example by example" if slow else text
+
+
+def to_vectors(blocks: Sequence[Block], tensors: Mapping[str, Tensor]) -> Float[Tensor, "batch params"]:
+    """Per-example (or per-query) tensors [batch, *shape] by parameter name as one vector each: the blocks, flattened
+    row by row, one behind the other. It is the order of features without compression.
+    """
+    return torch.cat([block.assemble(tensors).flatten(1) for block in blocks], 1)
+
+
+def to_parameters(
+    blocks: Sequence[Block], vectors: Float[Tensor, "batch params"], shapes: Mapping[str, torch.Size]
+) -> dict[str, Tensor]:
+    """The inverse: [batch, *shape] by parameter name."""
+    pieces = torch.split(vectors, [block.size for block in blocks], 1)
+    tensors: dict[str, Tensor] = {}
+    for block, piece in zip(blocks, pieces, strict=True):
+        tensors |= block.divide(piece.unflatten(1, (block.rows, block.cols)), shapes)
+    return tensors
 
 
 def lay_out(model: Model, without: Sequence[nn.Module] = (), unseen: Iterable[nn.Module] = ()) -> Layout:

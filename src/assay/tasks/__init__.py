@@ -3,20 +3,42 @@
 from assay.tasks.base import Batch, Item, Observe, Task
 from assay.tasks.language import CausalLM, SequenceClassification
 from assay.tasks.measurements import Loss, Margin, Measurement, Miss
+from assay.tasks.outcomes import (
+    Choosable,
+    Contrast,
+    LogOdds,
+    Measure,
+    MeasureOutputs,
+    Negated,
+    label_of,
+    measurement_of,
+    negative,
+)
 from assay.tasks.supervised import Classify, Custom, Regress
+from assay.tasks.tokens import Token
 
 __all__ = [
     "Batch",
     "CausalLM",
+    "Choosable",
     "Classify",
+    "Contrast",
     "Custom",
     "Item",
+    "LogOdds",
     "Loss",
     "Margin",
+    "Measure",
+    "MeasureOutputs",
     "Measurement",
     "Miss",
+    "Negated",
     "Observe",
     "Regress",
     "SequenceClassification",
     "Task",
+    "Token",
+    "label_of",
+    "measurement_of",
+    "negative",
 ]

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 
 from assay.errors import DataError, MethodError, ModelError
 from assay.examples import Example, Examples
-from assay.tasks.measurements import Measurement
+from assay.tasks.measurements import Measurement, Reduction
+from assay.tasks.outcomes import OWN, LogOdds, Negated
+from assay.tasks.tokens import Token
 
 Observe = Callable[
     [nn.Module, Shaped[Tensor, "tokens cols"], Shaped[Tensor, "tokens rows"], Int[Tensor, " tokens"]], None
@@ -57,6 +60,10 @@ class Task(ABC):
 
     name: str
     kinds: tuple[str, ...]
+    token_parts: ClassVar[tuple[str, ...]] = ()
+    """The folds over tokens that scores of this task have, of those in `assay.grain.BY`."""
+    link: ClassVar[Literal["softmax", "identity"] | None] = None
+    """How the loss follows from `outputs`: cross-entropy of their softmax, half the squared distance, or otherwise."""
 
     def check(self, examples: Examples) -> None:
         """Refuse examples of a kind that this task cannot read."""
@@ -91,6 +98,40 @@ class Task(ABC):
         self, module: nn.Module, batch: Batch, measurement: Measurement, observe: Observe | None = None
     ) -> Float[Tensor, " batch"]:
         """The measurement of each example, differentiable in the module's parameters."""
+
+    def terms(
+        self, module: nn.Module, batch: Batch, measurement: Measurement
+    ) -> Float[Tensor, "batch n"]:
+        """What the measurement is a sum of: for texts one term for each token of `tokens_of`, by the plain graph.
+
+        Here one term, the measurement itself.
+        """
+        return self.measure(module, batch, measurement)[:, None]
+
+    def tokens_of(self, example: Example, measurement: Measurement | None = None) -> tuple[Token, ...]:
+        """The tokens of an example as the model sees them, in order; of both completions, if both are measured.
+
+        Raises MethodError for a task without tokens.
+        """
+        raise MethodError(
+            f"The task '{self.name}' has no tokens, so scores have no parts by token, position or sentence. Ask for "
+            "parts by module or layer."
+        )
+
+    def outputs(self, module: nn.Module, batch: Batch) -> Float[Tensor, "n c"]:
+        """The module's outputs at each predicted position of the batch, of which the loss is a convex function (`link`),
+        by the plain graph: any order and mode of differentiation goes through it. At least float32.
+
+        Raises MethodError for a task that knows its loss only.
+        """
+        raise MethodError(
+            f"The task '{self.name}' knows its loss only, not the outputs that it follows from, so there is no "
+            "Gauss-Newton matrix. Choose a method with the empirical Fisher matrix, or the task Classify or Regress."
+        )
+
+    def shares(self, batch: Batch, reduction: Reduction) -> Float[Tensor, " n"]:
+        """What each row of `outputs` counts in its example's loss: 1 for a sum, 1/positions for a mean."""
+        return torch.ones(len(batch), dtype=torch.float64)
 
     def sample_labels(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Batch:
         """The batch with targets drawn from the model's own distribution (for the Fisher matrix)."""
@@ -148,3 +189,26 @@ def check_output(output: object, batch: int) -> Tensor:
             "expected. Wrap the module, or give a task with your own loss function (assay.tasks.Custom)."
         )
     return output
+
+
+def aimed(
+    measurement: Measurement, target: Int[Tensor, "..."], find: Callable[[str], int]
+) -> Int[Tensor, "..."]:
+    """The targets, or the token that the measurement names instead, looked up by `find`."""
+    inner = measurement.inner if isinstance(measurement, Negated) else measurement
+    if not isinstance(inner, LogOdds) or inner.token == OWN:
+        return target
+    return torch.full_like(target, find(inner.token))
+
+
+def class_number(token: str) -> int:
+    """A class by its number."""
+    if not token.isdecimal():
+        raise MethodError(f"The measurement log-odds:{token} names no class; write its number, such as log-odds:3.")
+    return int(token)
+
+
+def check_class(measurement: Measurement, target: Int[Tensor, "..."], classes: int) -> None:
+    """A class that a measurement names must be one of the model's."""
+    if len(target) and int(target.max()) >= classes:
+        raise MethodError(f"The measurement {measurement.label} names a class, and the model has {classes}, from 0.")

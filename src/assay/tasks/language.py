@@ -3,23 +3,29 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from jinja2 import TemplateError
 from torch import Tensor, nn
 
-from assay.errors import DataError, ModelError
+from assay.errors import DataError, MethodError, ModelError
 from assay.examples import Example
-from assay.tasks.base import Batch, Item, Observe, Task, check_classes, draw, precise
+from assay.tasks.base import Batch, Item, Observe, Task, aimed, check_class, check_classes, draw, precise
 from assay.tasks.head import find_head, is_causal, measure_head
-from assay.tasks.measurements import Measurement
+from assay.tasks.measurements import Loss, Measurement, Reduction
+from assay.tasks.outcomes import Contrast, LogOdds, Measure, MeasureOutputs, Negated, negative
+from assay.tasks.tokens import Encoded, Token
 
 IGNORED = -100
 """Target of a position that is not predicted (prompt, padding), as in the model library."""
 
 Long = Literal["cut", "refuse"]
+OTHER = "contrast"
+"""The optional field of a query with the completion that its own is compared with."""
+
 
 
 class _Text(Task):
@@ -40,14 +46,16 @@ class _Text(Task):
 
     def collate(self, items: Sequence[Item], device: torch.device | str = "cpu") -> Batch:
         """Pad on the right to the longest item; `input_ids` [batch, time], `attention_mask`, `labels`."""
-        longest = max(item.length for item in items)
-        fill = {"input_ids": self.pad, "labels": IGNORED}
-        tensors = {
-            name: torch.stack([_pad(item.tensors[name], longest, fill[name]) for item in items]).to(device)
-            for name in items[0].tensors
-        }
-        lengths = torch.tensor([item.length for item in items], device=device)
-        tensors["attention_mask"] = (torch.arange(longest, device=device) < lengths[:, None]).long()
+        tensors: dict[str, Tensor] = {}
+        for other in ("", f"{OTHER}_"):
+            names = [other + name for name in ("input_ids", "labels")]
+            if all(name in item.tensors for item in items for name in names):
+                longest = max(len(item.tensors[names[0]]) for item in items)
+                for name, fill in zip(names, (self.pad, IGNORED), strict=True):
+                    tensors[name] = torch.stack([_pad(item.tensors[name], longest, fill) for item in items]).to(device)
+                lengths = torch.tensor([len(item.tensors[names[0]]) for item in items], device=device)
+                mask = torch.arange(longest, device=device) < lengths[:, None]
+                tensors[f"{other}attention_mask"] = mask.long()
         return Batch(tuple(item.id for item in items), tensors)
 
     def features(self, module: nn.Module, batch: Batch) -> Float[Tensor, "batch hidden"]:
@@ -87,22 +95,31 @@ class CausalLM(_Text):
     """
 
     name = "causal-lm"
+    link = "softmax"
     kinds = ("text", "completion", "messages")
+    token_parts = ("loss-token", "position", "query-token", "sentence")
 
     def encode(self, example: Example) -> Item:
-        """Tokens and labels [time]; a label is the token itself where it is predicted, else IGNORED."""
-        ids, counted = self._tokens(example)
-        cut = not self._fit(ids, example.id)
-        if cut:
-            ids, counted = self._cut(ids, counted)
-        labels = [token if count else IGNORED for token, count in zip(ids, counted, strict=True)]
-        labels[:1] = [IGNORED] * len(labels[:1])
-        if all(label == IGNORED for label in labels):
-            raise DataError(
-                f"Example {example.id} has no token to predict ({len(ids)} tokens in all). "
-                "Give a longer text, or a completion that is not empty after tokenisation."
-            )
-        return Item(example.id, {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}, len(ids), cut)
+        """Tokens and labels [time]; a label is the token itself where it is predicted, else IGNORED. Of a query with a
+        contrast, the same of the prompt with the other completion.
+        """
+        encoded, cut = self._encoded(example)
+        tensors = self._labelled(encoded, example.id)
+        if OTHER in example.data:
+            other, other_cut = self._encoded(_other(example))
+            found = self._labelled(other, f"{example.id} ({OTHER})")
+            tensors |= {f"{OTHER}_{name}": tensor for name, tensor in found.items()}
+            cut |= other_cut
+        return Item(example.id, tensors, len(encoded.ids), cut)
+
+    def tokens_of(self, example: Example, measurement: Measurement | None = None) -> tuple[Token, ...]:
+        """In order, as they are left after cutting; of a contrast, those of the other completion behind them. Positions
+        are characters of the text, of prompt and completion together, or of what the chat template writes.
+        """
+        encoded = [self._encoded(example)[0]]
+        if isinstance(_inner(measurement), Contrast):
+            encoded.append(self._encoded(_other(example))[0])
+        return tuple(token for one in encoded for token in one.tokens(self.tokenizer))
 
     def prepare(self, module: nn.Module) -> None:
         """Find the output head, and whether padding needs a mask."""
@@ -117,6 +134,73 @@ class CausalLM(_Text):
         With a frozen output head (capturing, or no gradients at all) the logits are computed in chunks of
         tokens and never stored; otherwise by the plain graph.
         """
+        match measurement:
+            case Negated(inner=Measure()):
+                return -self.measure(module, batch, measurement.inner, observe)
+            case MeasureOutputs():
+                return measurement.of_outputs(module(**_inputs(module, batch)), batch)
+            case Measure():
+                return self._own(module, batch, measurement)
+            case _:
+                folds = [self._fold(module, *piece, observe) for piece in self._pieces(batch, measurement)]
+                return torch.stack(folds).sum(0)
+
+    def terms(self, module: nn.Module, batch: Batch, measurement: Measurement) -> Float[Tensor, "batch n"]:
+        """What each token of `tokens_of` adds to the measurement; 0 for one that is not predicted."""
+        if isinstance(_inner(measurement), Measure):
+            raise MethodError(
+                f"The measurement '{measurement.label}' is a function of all tokens together and no sum over them, so "
+                "it has no parts by token of the query. Ask for other parts."
+            )
+        found: list[Tensor] = []
+        for part, measured in self._pieces(batch, measurement):
+            labels, predicted = part.tensors["labels"], _predicted(part)
+            values = measured.of_logits(self.outputs(module, part), labels[:, 1:][predicted])
+            values = values * self.shares(part, measured.reduction).to(values)
+            each = torch.zeros(labels.shape, dtype=values.dtype, device=values.device)
+            example, position = predicted.nonzero(as_tuple=True)
+            found.append(each.index_put((example, position + 1), values))
+        return torch.cat(found, 1)
+
+    def _pieces(self, batch: Batch, measurement: Measurement) -> list[tuple[Batch, Measurement]]:
+        """Batches and what is measured token by token of each, the measurement being the sum over all of them."""
+        match measurement:
+            case Negated():
+                return [(part, negative(measured)) for part, measured in self._pieces(batch, measurement.inner)]
+            case Contrast():
+                loss = Loss(measurement.reduction)
+                return [(batch, negative(loss)), (_other_batch(batch), loss)]
+            case LogOdds():
+                labels = _last_only(batch.tensors["labels"])
+                chosen = aimed(measurement, labels, self._token)
+                return [(batch.replace(labels=torch.where(labels == IGNORED, labels, chosen)), measurement)]
+            case _:
+                return [(batch, measurement)]
+
+    def _token(self, token: str) -> int:
+        """A token by its name in the vocabulary, or by a text that is one token."""
+        vocabulary: dict[str, int] = self.tokenizer.get_vocab()
+        if token in vocabulary:
+            return vocabulary[token]
+        ids: list[int] = self.tokenizer(token, add_special_tokens=False, verbose=False)["input_ids"]
+        if len(ids) == 1 and ids[0] != self.tokenizer.unk_token_id:
+            return ids[0]
+        parts = ", ".join(repr(part) for part in self.tokenizer.convert_ids_to_tokens(ids))
+        raise MethodError(
+            f"The measurement log-odds:{token} names {token!r}, which is not one token but {parts or 'none'}. Give one "
+            "of the model's tokens; most begin with their space, as in 'log-odds: Paris'."
+        )
+
+    def _own(self, module: nn.Module, batch: Batch, measurement: Measure) -> Float[Tensor, " batch"]:
+        """A function of the logits and tokens of each example."""
+        logits, targets, predicted = _logits(module, _inputs(module, batch)), batch.tensors["labels"], _predicted(batch)
+        each = zip(logits, targets, predicted, strict=True)
+        return torch.stack([measurement.of_example(precise(z[:-1][where]), y[1:][where]) for z, y, where in each])
+
+    def _fold(
+        self, module: nn.Module, batch: Batch, measurement: Measurement, observe: Observe | None
+    ) -> Float[Tensor, " batch"]:
+        """Sum or mean of a measurement that is taken token by token."""
         inputs = _inputs(module, batch)
         targets = batch.tensors["labels"][:, 1:]
         predicted = targets != IGNORED
@@ -133,6 +217,20 @@ class CausalLM(_Text):
         each = torch.zeros(targets.shape, dtype=values.dtype, device=values.device)
         return each.index_put((example, position), values).sum(1)  # unlike index_add the same bits on any device
 
+    def outputs(self, module: nn.Module, batch: Batch) -> Float[Tensor, "n c"]:
+        """Logits of the predicted tokens only, in order of examples and positions."""
+        inputs, predicted = _inputs(module, batch), _predicted(batch)
+        head = find_head(module)
+        if head is None:
+            return precise(_logits(module, inputs)[:, :-1][predicted])
+        return precise(head.linear(head.backbone(**inputs).last_hidden_state[:, :-1][predicted]))
+
+    def shares(self, batch: Batch, reduction: Reduction) -> Float[Tensor, " n"]:
+        """1, or one over the example's predicted tokens."""
+        predicted = _predicted(batch)
+        count = predicted.sum(1, keepdim=True).double().expand(predicted.shape)[predicted]
+        return torch.ones_like(count) if reduction == "sum" else 1.0 / count
+
     def sample_labels(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Batch:
         """Each predicted token drawn from the model's own distribution, given the true tokens before it."""
         inputs = _inputs(module, batch)
@@ -148,19 +246,38 @@ class CausalLM(_Text):
         labels[:, 1:][predicted] = drawn
         return batch.replace(labels=labels)
 
-    def _tokens(self, example: Example) -> tuple[list[int], list[bool]]:
-        """Tokens, and whether each counts. A token over the end of the prompt counts, and all behind it."""
+    def _encoded(self, example: Example) -> tuple[Encoded, bool]:
+        """The tokens, cut to the context, and whether any was lost."""
+        encoded = self._tokens(example)
+        if self._fit(encoded.ids, example.id):
+            return encoded, False
+        return encoded.keep(self._kept(encoded.counted)), True
+
+    def _labelled(self, encoded: Encoded, example: str) -> dict[str, Tensor]:
+        """`input_ids` and `labels`; one token at least must count."""
+        labels = [token if count else IGNORED for token, count in zip(encoded.ids, encoded.counted, strict=True)]
+        labels[:1] = [IGNORED] * len(labels[:1])
+        if all(label == IGNORED for label in labels):
+            raise DataError(
+                f"Example {example} has no token to predict ({len(labels)} tokens in all). "
+                "Give a longer text, or a completion that is not empty after tokenisation."
+            )
+        return {"input_ids": torch.tensor(encoded.ids), "labels": torch.tensor(labels)}
+
+    def _tokens(self, example: Example) -> Encoded:
+        """All tokens, and whether each counts. A token over the end of the prompt counts, and all behind it."""
         data = example.data
         if "messages" in data:
             return self._chat(example.id, data["messages"])
         prompt = data.get("prompt", "")
         text = prompt + data["completion"] if "completion" in data else data["text"]
         encoding = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
-        ends: list[int] = [end for _, end in encoding["offset_mapping"]]
-        first = next((k for k, end in enumerate(ends) if end > len(prompt)), len(ends))
-        return list(encoding["input_ids"]), [k >= first or (not prompt and first < len(ends)) for k in range(len(ends))]
+        offsets = [(start, end) for start, end in encoding["offset_mapping"]]
+        first = next((k for k, (_, end) in enumerate(offsets) if end > len(prompt)), len(offsets))
+        counted = [k >= first or (not prompt and first < len(offsets)) for k in range(len(offsets))]
+        return Encoded(text, list(encoding["input_ids"]), offsets, counted)
 
-    def _chat(self, id: str, messages: Sequence[Mapping[str, str]]) -> tuple[list[int], list[bool]]:
+    def _chat(self, id: str, messages: Sequence[Mapping[str, str]]) -> Encoded:
         """The chat template's text; what the assistant says counts, up to the end of its turn."""
         text = self._render(id, messages, False)
         spans: list[tuple[int, int]] = []
@@ -182,7 +299,8 @@ class CausalLM(_Text):
         if not spans:
             raise DataError(f"Example {id} has no message by the assistant, so no token to predict; add one.")
         encoding = self.tokenizer(text, return_offsets_mapping=True, verbose=False, add_special_tokens=False)
-        return list(encoding["input_ids"]), [_inside(offset, spans) for offset in encoding["offset_mapping"]]
+        offsets = [(start, end) for start, end in encoding["offset_mapping"]]
+        return Encoded(text, list(encoding["input_ids"]), offsets, [_inside(offset, spans) for offset in offsets])
 
     def _render(self, id: str, messages: Sequence[Mapping[str, str]], prompt: bool) -> str:
         if not messages:
@@ -199,12 +317,11 @@ class CausalLM(_Text):
         except TemplateError as error:
             raise DataError(f"Example {id} does not fit the model's chat template: {error}") from error
 
-    def _cut(self, ids: list[int], counted: list[bool]) -> tuple[list[int], list[bool]]:
+    def _kept(self, counted: list[bool]) -> list[int]:
         """Keep the first token and, behind it, from the left until the first counted token is near the start."""
         first = counted.index(True) if True in counted else 0
-        excess = min(len(ids) - self.max_length, max(first - 1, 0))
-        keep = [0, *range(1 + excess, len(ids))][: self.max_length]
-        return [ids[k] for k in keep], [counted[k] for k in keep]
+        excess = min(len(counted) - self.max_length, max(first - 1, 0))
+        return [0, *range(1 + excess, len(counted))][: self.max_length]
 
 
 class SequenceClassification(_Text):
@@ -212,6 +329,8 @@ class SequenceClassification(_Text):
 
     name = "sequence-classification"
     kinds = ("text",)
+    token_parts = ("position",)
+    link = "softmax"
 
     def __init__(
         self,
@@ -237,9 +356,25 @@ class SequenceClassification(_Text):
         self, module: nn.Module, batch: Batch, measurement: Measurement, observe: Observe | None = None
     ) -> Float[Tensor, " batch"]:
         """One predicted label an example, so sum and mean are the same."""
+        if isinstance(own := _inner(measurement), MeasureOutputs):
+            value = own.of_outputs(self._output(module, batch), batch)
+            return -value if isinstance(measurement, Negated) else value
         logits = self._logits(module, batch)
         check_classes(batch.tensors["labels"], logits.shape[1], batch.ids)
-        return measurement.of_logits(logits, batch.tensors["labels"])
+        target = aimed(measurement, batch.tensors["labels"], self._class)
+        check_class(measurement, target, logits.shape[1])
+        return measurement.of_logits(logits, target)
+
+    def tokens_of(self, example: Example, measurement: Measurement | None = None) -> tuple[Token, ...]:
+        """The tokens of the text; none is predicted."""
+        encoding = self.tokenizer(example.data["text"], return_offsets_mapping=True, verbose=False)
+        offsets = [(start, end) for start, end in encoding["offset_mapping"]]
+        encoded = Encoded(example.data["text"], list(encoding["input_ids"]), offsets, [False] * len(offsets))
+        return encoded.keep(range(min(len(offsets), self.max_length))).tokens(self.tokenizer)
+
+    def outputs(self, module: nn.Module, batch: Batch) -> Float[Tensor, "n c"]:
+        """Logits."""
+        return self._logits(module, batch)
 
     def sample_labels(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Batch:
         """Label ~ softmax(logits)."""
@@ -247,11 +382,22 @@ class SequenceClassification(_Text):
             return batch.replace(labels=draw(self._logits(module, batch), generator))
 
     def _logits(self, module: nn.Module, batch: Batch) -> Float[Tensor, "batch classes"]:
+        return precise(self._output(module, batch).logits)
+
+    def _output(self, module: nn.Module, batch: Batch) -> Any:
         try:
-            output = module(input_ids=batch.tensors["input_ids"], attention_mask=batch.tensors["attention_mask"])
+            return module(input_ids=batch.tensors["input_ids"], attention_mask=batch.tensors["attention_mask"])
         except ValueError as error:  # a decoder that has no padding token cannot find the last token of each text
             raise ModelError(f"The model refuses a batch of texts: {error} Set model.config.pad_token_id.") from error
-        return precise(output.logits)
+
+    def _class(self, token: str) -> int:
+        """A class by its name in the model's own list, or by its number."""
+        if token in self.labels:
+            return self.labels[token]
+        if token.isdecimal():
+            return int(token)
+        known = f", or one of {', '.join(self.labels)}" if self.labels else ""
+        raise MethodError(f"The measurement log-odds:{token} names no class; a number{known} was expected.")
 
     def _label(self, example: Example) -> int:
         label = example.label
@@ -270,10 +416,48 @@ def _pad(tensor: Tensor, length: int, value: int) -> Tensor:
     return tensor if not tensor.ndim else torch.nn.functional.pad(tensor, (0, length - len(tensor)), value=value)
 
 
+def _inner(measurement: Measurement | None) -> Measurement | None:
+    """What is measured, whatever its sign."""
+    return measurement.inner if isinstance(measurement, Negated) else measurement
+
+
+def _other(example: Example) -> Example:
+    """The example with the completion that its own is compared with. Raises DataError if it has none."""
+    if OTHER not in example.data:
+        raise DataError(_NO_CONTRAST.format(example.id))
+    return replace(example, data={"prompt": example.data["prompt"], "completion": example.data[OTHER]})
+
+
+def _other_batch(batch: Batch) -> Batch:
+    """The same of a batch."""
+    if f"{OTHER}_labels" not in batch.tensors:
+        raise DataError(_NO_CONTRAST.format(batch.ids[0] + (" or another" if len(batch) > 1 else "")))
+    names = ("input_ids", "labels", "attention_mask")
+    return batch.replace(**{name: batch.tensors[f"{OTHER}_{name}"] for name in names})
+
+
+_NO_CONTRAST = (
+    "The measurement 'contrast' compares two completions, and query {} has no field 'contrast'. Give prompt, completion "
+    "and contrast (the other completion) in every query."
+)
+
+
+def _last_only(labels: Tensor) -> Tensor:
+    """Labels [batch, time] with only the last predicted position of each example left."""
+    position = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
+    last = torch.where(labels == IGNORED, -1, position).amax(1, keepdim=True)
+    return torch.where(position == last, labels, IGNORED)
+
+
 def _inside(offset: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:
     """Whether a token's characters end inside a counted span (an empty token, such as a special one, does not)."""
     start, end = offset
     return end > start and any(low < end <= high for low, high in spans)
+
+
+def _predicted(batch: Batch) -> Bool[Tensor, "batch time"]:
+    """Which positions predict a token that counts."""
+    return batch.tensors["labels"][:, 1:] != IGNORED
 
 
 def _scale(predicted: Tensor, measurement: Measurement, module: nn.Module) -> Float[Tensor, " batch"]:

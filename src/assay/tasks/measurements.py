@@ -8,6 +8,8 @@ A measurement is defined on logits: for each predicted position with logits `z` 
 
 and an example's value is the sum or the mean over its predicted positions. `Loss` and `Margin` are tied by
 `l = log(1 + exp(-f))` (Park et al. 2023, 2303.14186, eq. 5).
+
+Of a query more can be measured, see `outcomes.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 Reduction = Literal["sum", "mean"]
@@ -27,8 +29,18 @@ class Measurement(ABC):
 
     reduction: Reduction = "sum"
 
+    @property
+    def label(self) -> str:
+        """Its name as an option has it: `loss`, `margin`, `log-odds:cat`."""
+        return type(self).__name__.lower()
+
+    @property
+    def told(self) -> str:
+        """In words, as in "training on it raised ..."."""
+        return f"the query's {self.label}"
+
     @abstractmethod
-    def of_logits(self, logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    def of_logits(self, logits: Float[Tensor, "n c"], target: Shaped[Tensor, "n ..."]) -> Float[Tensor, " n"]:
         """Value at each position, differentiable, in the precision of `logits`."""
 
     def with_gradient(

@@ -9,8 +9,21 @@ from torch import Tensor, nn
 
 from assay.errors import DataError, MethodError, ModelError
 from assay.examples import Example
-from assay.tasks.base import Batch, Item, Observe, Task, check_classes, check_output, draw, precise
+from assay.tasks.base import (
+    Batch,
+    Item,
+    Observe,
+    Task,
+    aimed,
+    check_class,
+    check_classes,
+    check_output,
+    class_number,
+    draw,
+    precise,
+)
 from assay.tasks.measurements import Loss, Margin, Measurement, Miss
+from assay.tasks.outcomes import Measure, MeasureOutputs, Negated, negative
 
 
 def _array_item(example: Example, dtype: torch.dtype | None) -> Item:
@@ -32,11 +45,20 @@ def _cast(x: Tensor, module: nn.Module) -> Tensor:
     return x.to(parameter.dtype) if parameter is not None and x.is_floating_point() else x
 
 
+def _inner(measurement: Measurement) -> Measurement:
+    return measurement.inner if isinstance(measurement, Negated) else measurement
+
+
+def _signed(measurement: Measurement, value: Tensor) -> Tensor:
+    return -value if isinstance(measurement, Negated) else value
+
+
 class Classify(Task):
     """Classification: the module maps x to logits [batch, classes]; the loss is the cross-entropy in nats."""
 
     name = "classify"
     kinds = ("arrays",)
+    link = "softmax"
 
     def encode(self, example: Example) -> Item:
         """`x` as it is, `y` an integer class."""
@@ -51,9 +73,17 @@ class Classify(Task):
         self, module: nn.Module, batch: Batch, measurement: Measurement, observe: Observe | None = None
     ) -> Float[Tensor, " batch"]:
         """One predicted position an example, so sum and mean are the same."""
+        if isinstance(own := _inner(measurement), MeasureOutputs):
+            return _signed(measurement, own.of_outputs(module(_cast(batch.tensors["x"], module)), batch))
         logits = self._logits(module, batch)
         check_classes(batch.tensors["y"], logits.shape[1], batch.ids)
-        return measurement.of_logits(logits, batch.tensors["y"])
+        target = aimed(measurement, batch.tensors["y"], class_number)
+        check_class(own, target, logits.shape[1])
+        return measurement.of_logits(logits, target)
+
+    def outputs(self, module: nn.Module, batch: Batch) -> Float[Tensor, "n c"]:
+        """Logits."""
+        return self._logits(module, batch)
 
     def sample_labels(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Batch:
         """Targets y ~ softmax(logits)."""
@@ -79,6 +109,7 @@ class Regress(Task):
 
     name = "regress"
     kinds = ("arrays",)
+    link = "identity"
 
     def encode(self, example: Example) -> Item:
         """`x` as it is, `y` a number or a vector."""
@@ -88,6 +119,10 @@ class Regress(Task):
         self, module: nn.Module, batch: Batch, measurement: Measurement, observe: Observe | None = None
     ) -> Float[Tensor, " batch"]:
         """Loss `|f - y|^2 / 2`; `Margin` is the output f itself and `Miss` its residual y - f (one output)."""
+        if isinstance(measurement, Negated):
+            return -self.measure(module, batch, measurement.inner, observe)
+        if isinstance(measurement, MeasureOutputs):
+            return measurement.of_outputs(module(_cast(batch.tensors["x"], module)), batch)
         output = self._output(module, batch)
         target = batch.tensors["y"].reshape(len(batch), -1).to(output.dtype)
         if target.shape != output.shape:
@@ -104,8 +139,17 @@ class Regress(Task):
                 return output.squeeze(1)
             case Miss():
                 return (target - output).squeeze(1)
+            case Measure():
+                return measurement.of_logits(output, target)
             case _:
-                raise MethodError(f"The task 'regress' cannot measure {type(measurement).__name__}.")
+                raise MethodError(
+                    f"The task 'regress' cannot measure '{measurement.label}'; it knows the loss, the margin (the output "
+                    "itself), and functions of your own."
+                )
+
+    def outputs(self, module: nn.Module, batch: Batch) -> Float[Tensor, "n c"]:
+        """f."""
+        return self._output(module, batch)
 
     def sample_labels(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Batch:
         """Targets y ~ Normal(f, 1)."""
@@ -142,10 +186,15 @@ class Custom(Task):
     def measure(
         self, module: nn.Module, batch: Batch, measurement: Measurement, observe: Observe | None = None
     ) -> Float[Tensor, " batch"]:
-        """The loss only; other measurements raise `MethodError`."""
+        """The loss, or a function of the module's outputs; other measurements raise `MethodError`."""
+        if isinstance(measurement, Negated):
+            return -self.measure(module, batch, negative(measurement), observe)
+        if isinstance(measurement, MeasureOutputs):
+            return measurement.of_outputs(module(_cast(batch.tensors["x"], module)), batch)
         if not isinstance(measurement, Loss):
             raise MethodError(
-                f"The task '{self.name}' knows its loss only; this method measures {type(measurement).__name__}."
+                f"The task '{self.name}' knows its loss only, and was asked for the measurement '{measurement.label}'. "
+                "What it can take beside the loss is a function of the module's outputs (assay.tasks.MeasureOutputs)."
             )
         value = check_output(self.loss(module, _cast(batch.tensors["x"], module), batch.tensors.get("y")), len(batch))
         if value.ndim != 1:

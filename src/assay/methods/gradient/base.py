@@ -10,7 +10,7 @@ one, unless the user keeps it) and scanned; exact gradients are too long to stor
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -26,13 +26,14 @@ from assay.examples import Examples
 from assay.gradients.features import OnNonfinite, Tile, coverage_note, feature_tiles, layout_for, notes
 from assay.index.build import PROBE, Contents, at_stage, build_index
 from assay.index.format import Dtype
+from assay.jsonable import jsonable
 from assay.methods.base import Fitted, Method, option
 from assay.models import Checkpoint, Model
 from assay.provenance import Provenance, measured
 from assay.ranking import TopK
 from assay.scores import Scores
 from assay.tables import Table
-from assay.tasks import Loss, Measurement
+from assay.tasks import Choosable, Loss, Measurement, label_of, measurement_of, negative
 from assay.tasks.base import evaluating
 
 RowScale = Literal["none", "norm", "miss"]
@@ -54,7 +55,10 @@ class GradientMethod(Method):
     compression: str = option("none", "none (exact), factored:RANK or sjlt:DIM")
     seed: int = option(0, "of the random projection")
     train_loss: str = option("sum", "a training example's loss over its tokens", ("sum", "mean"))
-    query_loss: str = option("mean", "a query's loss over its tokens", ("sum", "mean"))
+    query_loss: str = option("mean", "a query's loss, or other measurement, over its tokens", ("sum", "mean"))
+    measure: Choosable = option(
+        "loss", "what of a query is explained: loss, margin, log-odds:TOKEN, contrast; in Python also a function"
+    )
     on_nonfinite: str = option(
         "raise", "a loss or gradient that is NaN or infinite: stop, or skip the example", ("raise", "skip")
     )
@@ -63,6 +67,12 @@ class GradientMethod(Method):
         """The compression must be readable."""
         self.expect(isinstance(cast(object, self.compression), str), "compression", "its name, such as 'factored:16'")
         parse(self.compression, self.seed)
+        self.outcome()
+
+    def parameters(self) -> dict[str, Any]:
+        """The measurement by its name; all others as they are."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return jsonable(values | {"measure": label_of(self.measure)})
 
     def check_model(self, model: object) -> Model:
         """The model, if the method can take it; MethodError otherwise."""
@@ -80,8 +90,29 @@ class GradientMethod(Method):
         return Loss(cast(Any, self.train_loss))
 
     def query_measurement(self) -> Measurement:
-        """Whose gradient is a query's feature."""
-        return Loss(cast(Any, self.query_loss))
+        """Whose gradient is a query's feature: what training on a helpful example lowers, so minus what it raises."""
+        outcome = self.outcome()
+        return outcome if isinstance(outcome, Loss) else negative(outcome)
+
+    def outcome(self) -> Measurement:
+        """What of a query is explained. Raises MethodError if `measure` cannot be read."""
+        return measurement_of(self.measure, cast(Any, self.query_loss))
+
+    def score_unit(self) -> str:
+        """The unit of a score, which names the measurement if it is another than the method's own."""
+        outcome, own = self.outcome(), measurement_of(cast(Any, _default(self)))
+        if type(outcome) is type(own):
+            return self.unit
+        told = outcome.told.removeprefix("the ")
+        found = self.unit.replace("nats of query loss", told).replace("nats per", f"{told} per")
+        return found if found != self.unit else f"{self.unit}, of {told}"
+
+    def score_notes(self) -> tuple[str, ...]:
+        """What a reader must know of the sign, if a score is of another measurement than the loss."""
+        outcome = self.outcome()
+        if isinstance(outcome, Loss):
+            return ()
+        return (f"A score above zero means that training on the example raised {outcome.told}.",)
 
     def weights(self, rates: Sequence[float]) -> list[float]:
         """`w_c`, given the learning rate at each checkpoint."""
@@ -139,6 +170,11 @@ class GradientMethod(Method):
         """The model with the checkpoints that this method uses."""
         model = self.check_model(model)
         return model if self.every_checkpoint else without_checkpoints(model)
+
+
+def _default(method: GradientMethod) -> Choosable:
+    """The measurement that the method takes unless told otherwise."""
+    return type(method).__dataclass_fields__["measure"].default
 
 
 def without_checkpoints(model: Model) -> Model:
@@ -202,7 +238,7 @@ class Live(Fitted):
             for number, (stage, weight) in enumerate(zip(stages, weights, strict=True)):
                 at = model.at(stage)
                 side = query_features(at, queries, method, number)
-                psi = method.query_side(side.features, None, number)
+                psi = self.turned(side.features, number)
                 coverage = self._pass(at, psi, weight, total, told)
                 told.query(side)
                 losses = side.losses
@@ -211,7 +247,7 @@ class Live(Fitted):
         provenance = Provenance(
             method=method.name,
             parameters=method.parameters(),
-            unit=method.unit,
+            unit=method.score_unit(),
             inputs={"model": model.name, "train": self.train.origin, "queries": queries.origin},
             model_fingerprint=model.fingerprint(),
             train_fingerprint=self.train.fingerprint(),
@@ -219,9 +255,13 @@ class Live(Fitted):
             coverage=coverage,
             seconds=cost.seconds,
             peak_memory=cost.peak_memory,
-            notes=(*coverage_note(model), *told.notes()),
+            notes=(*method.score_notes(), *coverage_note(model), *told.notes()),
         )
         return Scores.of(kept, self.train, Table.of(queries, loss=losses), provenance)
+
+    def turned(self, psi: Float[Tensor, "q k"], stage: int) -> Float[Tensor, "q k"]:
+        """`P_c psi_c`, for queries or whatever else has the form of a gradient."""
+        return self.method.query_side(psi, None, stage)
 
     def _pass(
         self, model: Model, psi: Float[Tensor, "q k"], weight: float, total: Float[np.ndarray, "n q"], told: "Told"

@@ -67,7 +67,7 @@ class Indexed(Fitted):
         provenance = Provenance(
             method=method.name,
             parameters=method.parameters(),
-            unit=method.unit,
+            unit=method.score_unit(),
             inputs={"model": self.model.name, "train": self._data(), "queries": queries.origin},
             model_fingerprint=index.header["model"]["fingerprint"],
             train_fingerprint=data_fingerprint(index),
@@ -75,7 +75,7 @@ class Indexed(Fitted):
             coverage=index.header["coverage"],
             seconds=cost.seconds,
             peak_memory=cost.peak_memory,
-            notes=(*coverage_note(self.model), *self._notes(cut)),
+            notes=(*method.score_notes(), *coverage_note(self.model), *self._notes(cut)),
         )
         return Scores.of(entries, train, Table.of(queries, loss=losses), provenance)
 

@@ -25,7 +25,7 @@ from assay.errors import MethodError
 from assay.index.reader import StoredIndex
 from assay.methods.base import option
 from assay.methods.gradient.base import GradientMethod, RowScale
-from assay.tasks import Margin, Measurement
+from assay.tasks import Choosable, Margin, Measurement, negative
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class TRAK(GradientMethod):
     stores: ClassVar[bool] = True
 
     compression: str = option("sjlt:2048", "none (exact), factored:RANK or sjlt:DIM")
+    measure: Choosable = option(
+        "margin", "what of a query is explained: loss, margin, log-odds:TOKEN, contrast; in Python also a function"
+    )
     damping: float | None = option(
         None,
         "added to the Gram matrix; by default 0 if it can be inverted and there are four rows a dimension, else 1e-3 "
@@ -57,8 +60,10 @@ class TRAK(GradientMethod):
         return Margin("mean" if self.train_loss == "mean" else "sum")
 
     def query_measurement(self) -> Measurement:
-        """The margin; over tokens as `query_loss` says."""
-        return Margin("mean" if self.query_loss == "mean" else "sum")
+        """The margin, or another one; over tokens as `query_loss` says. Of a training example the margin is taken, which
+        a step raises, so of a query too what is to be raised.
+        """
+        return negative(super().query_measurement())
 
     def weights(self, rates: Sequence[float]) -> list[float]:
         """A mean over the ensemble."""
