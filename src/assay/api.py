@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -71,7 +71,7 @@ def parts(
     queries: Any,
     method: str | Registered = "gradcos",
     *,
-    by: By | Sequence[By] = "loss-token",
+    by: str | Sequence[str] = "loss-token",
     of: Scores | None = None,
     top: int = 3,
 ) -> Parts:
@@ -102,7 +102,7 @@ def parts(
         if list(of.query_ids) != list(queries.ids) or of.train.total != len(train):
             raise InputError("The scores given as of= are of other examples or queries; give those that they are of.")
         pairs = of.pairs(top)
-    return take_apart(fitted, train, queries, pairs, folds)
+    return take_apart(fitted, train, queries, pairs, cast(Sequence[By], folds))
 
 
 def value(model: Any, train: Any, on: Any = None, method: str | Registered = "self-influence") -> Values:

@@ -48,7 +48,7 @@ NEGLIGIBLE = 1e-6
 """Share of a score below which what no position holds is rounding."""
 
 
-def take_apart(fitted: Fitted, train: Examples, queries: Examples, pairs: Sequence[Pair], by: Sequence[By]) -> Parts:
+def take_apart(fitted: Fitted, train: Examples, queries: Examples, pairs: Sequence[Pair], by: Sequence[str]) -> Parts:
     """Parts of the scores of `pairs`, by every fold of `by`; in the order of the queries.
 
     Raises MethodError for a fitted method without exact gradients, and for folds that the task does not have.
@@ -95,7 +95,7 @@ def _exact(fitted: Fitted) -> Live:
     )
 
 
-def _check(live: Live, by: Sequence[By]) -> None:
+def _check(live: Live, by: Sequence[str]) -> None:
     task = live.model.task
     for fold in by:
         if fold not in BY:
