@@ -48,6 +48,13 @@ from assay.scores import Scores
     panel=OUTPUT,
     help="Take a small gradient step on each query's top N, on BM25's and on random examples: which lowers its loss?",
 )
+@click.option(
+    "--tokens",
+    type=count,
+    metavar="N",
+    panel=OUTPUT,
+    help="Take apart the scores of each query's top N at both ends: which tokens and layers carry them.",
+)
 @json_option
 @method_options(kinds_of(Method), "gradcos")
 def attribute(
@@ -62,6 +69,7 @@ def attribute(
     out: Path | None,
     with_report: bool,
     check: int | None,
+    tokens: int | None,
     as_json: bool,
 ) -> None:
     """Score every training example for every query.
@@ -76,7 +84,8 @@ def attribute(
     check_out(out)
     examples, asked = data.read(train, limit), data.read(queries, limit_queries)
     loaded = model.load()
-    scores = assay.attribute(loaded, examples, asked, chosen, top=kept(top, len(examples), len(asked)))
+    most = kept(top, len(examples), len(asked))
+    scores = assay.attribute(loaded, examples, asked, chosen, top=most, tokens=tokens)
     if check is not None and loaded is not None:
         scores = scores.with_evidence(one_step=one_step_check(loaded, examples, scores, asked, k=check))
     finish(scores, top, out, with_report, as_json)

@@ -35,6 +35,7 @@ from assay.runtime import plan as predict
 @top_option
 @out_options
 @click.option("--check", type=int, metavar="N", panel=OUTPUT, help="Accepted; its cost is not counted.")
+@click.option("--tokens", type=int, metavar="N", panel=OUTPUT, help="Accepted; its cost is not counted.")
 @click.option(
     "--append", type=click.Choice(["examples", "checkpoints"]), panel=OUTPUT, help="Accepted; --train counts."
 )

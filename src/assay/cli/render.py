@@ -16,6 +16,7 @@ from rich.text import Text
 
 from assay.explore import format
 from assay.explore.text import plain
+from assay.grain import Parts
 from assay.jsonable import jsonable
 from assay.provenance import Provenance
 from assay.runtime import Plan
@@ -24,6 +25,8 @@ from assay.values import Values
 
 ID, SOURCE, TEXT, QUERY = 28, 16, 400, 240
 """Characters shown at most of each; a text is cut further to the width of the page."""
+STRONGEST = 5
+"""Parts of a score that are printed."""
 STYLES = {"helpful": "green", "harmful": "red", "highest": "green", "lowest": "red"}
 
 
@@ -67,10 +70,13 @@ def json_line(record: Mapping[str, Any]) -> None:
 
 
 def scores_json(scores: Scores, top: int, **facts: Any) -> None:
-    """A line for each query, side and rank, then one with how they were made."""
+    """A line for each query, side and rank, one for each way in which a score was taken apart, then how they were made."""
     names = ("query_id", "rank", "train_id", "score", "side", "source", "text")
     for record in _records(scores.top(top)):
         json_line({name: record[name] for name in names})
+    for fold in scores.parts or ():
+        pair = {"query_id": fold.query_id, "train_id": fold.train_id, "by": fold.by}
+        json_line({"parts": {**pair, "names": fold.names, "scores": fold.scores, "total": fold.total}})
     json_line({"run": {**scores.provenance.entries(), "evidence": scores.evidence, **facts}})
 
 
@@ -94,6 +100,7 @@ def scores_page(scores: Scores, top: int, queries: int | None = None) -> None:
         console.print(inline(scores.queries.texts[number], QUERY), style="italic")
         for side in SIDES.values():
             _print_side(console, side, found.get((query, side), []), "score")
+        _print_parts(console, scores.parts, query)
         console.print()
     _print_evidence(console, scores.evidence)
     data = f"{format.counted(scores.train.total, 'training example')}, {format.counted(len(scores.queries), 'query')}"
@@ -126,6 +133,16 @@ def _print_side(console: Console, side: str, records: Sequence[Mapping[str, Any]
         cells = [_cell(record.get(name), width) for name, width in kept.items()]
         table.add_row(str(record["rank"]), *cells, inline(str(record["text"])))
     console.print(table)
+
+
+def _print_parts(console: Console, parts: Parts | None, query: str) -> None:
+    """The strongest tokens of the examples that were taken apart, or their strongest modules where there are no tokens."""
+    folds = [fold for fold in parts or () if fold.query_id == query]
+    by = "loss-token" if any(fold.by == "loss-token" for fold in folds) else "module"
+    for fold in (fold for fold in folds if fold.by == by):
+        told = (f"{plain(name)!r} {score:+.3g}" for _, name, score in fold.top(STRONGEST).itertuples(index=False))
+        console.print(Text.assemble(("  by token " if by == "loss-token" else "  by module ", "bold"), inline(fold.train_id, ID)))
+        console.print(inline(", ".join(told), 1000))
 
 
 def _cell(value: Any, width: int) -> Text:

@@ -51,3 +51,8 @@ def decimal(value: float) -> str:
     if 0 < value < 0.05:
         return "<0.1"
     return f"{value:,.1f}".removesuffix(".0")
+
+
+def percent_of(part: float, whole: float) -> str:
+    """A signed share of a whole, as a whole percentage; a part may be larger than the whole, or against it."""
+    return "–" if whole == 0 else f"{100 * part / whole:.0f}%".replace("-", "−")

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from markupsafe import Markup
 
 from assay.explore import format
+from assay.explore.grain import PAIRS, Pair, pairs_of
 from assay.explore.null import Null
 from assay.explore.plots import distribution
 from assay.explore.sources import Grouping, SourceTable
@@ -67,6 +68,7 @@ class Query:
     remarks: Sequence[str]
     spread: Spread
     sources: SourceTable | None
+    pairs: Sequence[Pair]
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class QueryViews:
             remarks=list(self._remarks(column, helpful)),
             spread=self._spread(column),
             sources=self._sources(column),
+            pairs=pairs_of(self.scores, column, max(1, PAIRS // max(1, len(self.scores.queries)))),
         )
 
     def all_sources(self) -> SourceTable | None:

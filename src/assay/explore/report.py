@@ -15,7 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from assay.errors import InputError
-from assay.explore import format
+from assay.explore import format, grain
 from assay.explore.text import plain, visible
 from assay.explore.views import scores_page, values_page
 from assay.ranking import check_k
@@ -59,6 +59,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": format.number, "decimal": format.decimal, "short": _short}
+    environment.globals |= {"legend": grain.legend(), "levels": grain.levels_css()}
     return environment
 
 

@@ -5,6 +5,7 @@ escapes.
 """
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,9 @@ class Page:
     unit_meaning: str
     sign: str
     is_scores: bool
+    has_parts: bool
+    helped: str
+    harmed: str
     facts: Sequence[Fact]
     notes: Sequence[str]
     versions: Mapping[str, str]
@@ -126,6 +130,7 @@ def _text_limit(places: int) -> int:
 
 def _common(result: Scores | Values, top: int) -> dict[str, Any]:
     made = result.provenance
+    told = _measured(made)
     return {
         "method": made.method,
         "summary": next((method.summary for method in METHODS if method.name == made.method), ""),
@@ -134,6 +139,9 @@ def _common(result: Scores | Values, top: int) -> dict[str, Any]:
         "unit_meaning": UNITS.get(made.unit, ""),
         "sign": made.sign,
         "is_scores": isinstance(result, Scores),
+        "has_parts": isinstance(result, Scores) and result.parts is not None,
+        "helped": f"raised {told}" if told else "lowered the query's loss",
+        "harmed": "lowered it" if told else "raised that loss",
         "facts": list(_facts(result)),
         "notes": made.notes,
         "versions": made.versions,
@@ -146,6 +154,12 @@ def _common(result: Scores | Values, top: int) -> dict[str, Any]:
         "evidence": read_evidence(result.evidence),
         "top": top,
     }
+
+
+def _measured(made: Provenance) -> str:
+    """What was measured of the queries, if it was not their loss."""
+    measure = str(made.parameters.get("measure", "loss"))
+    return "" if measure == "loss" else f"the measurement ({measure})"
 
 
 def _facts(result: Scores | Values) -> Iterator[Fact]:
@@ -189,7 +203,16 @@ def _command(result: Scores | Values) -> str | None:
         words += _option(name.replace("_", "-"), value)
     if isinstance(result, Scores) and isinstance(result.entries, TopK):
         words += ["--top", str(result.entries.k)]
+    if isinstance(result, Scores) and result.parts is not None:
+        words += ["--tokens", str(_pairs_a_side(result))]
     return shlex.join([*words, "--out", "RUN"])
+
+
+def _pairs_a_side(scores: Scores) -> int:
+    """How many pairs of each end of a query were taken apart."""
+    parts = scores.parts
+    ends = [(fold.query_id, fold.total > 0) for fold in parts or () if parts is not None and fold.by == parts.by[0]]
+    return max(Counter(ends).values(), default=1)
 
 
 def _option(name: str, value: Any) -> list[str]:
