@@ -3,8 +3,8 @@
 from assay import errors, evaluate, methods, tasks
 from assay.api import Opened, attribute, build, open, parts, value
 from assay.examples import Example, Examples, read
-from assay.models import Checkpoint, Model, load
 from assay.grain import Parts
+from assay.models import Checkpoint, Model, load
 from assay.runtime import Plan, plan
 from assay.scores import Scores
 from assay.training import EstimatorRecipe, Recipe, Run

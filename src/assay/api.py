@@ -10,6 +10,7 @@ import torch
 from assay.compress import Factored, Identity
 from assay.errors import InputError, MethodError
 from assay.examples import read
+from assay.grain import By, Parts
 from assay.index.build import append_checkpoints, append_rows, build_index, check_measurement, model_facts, refuse_other
 from assay.index.format import Dtype
 from assay.index.reader import StoredIndex, open_index
@@ -18,7 +19,6 @@ from assay.methods.gradient.base import GradientMethod, without_checkpoints
 from assay.methods.gradient.indexed import Indexed, check_model
 from assay.methods.gradient.parts import folds_of, take_apart
 from assay.models import Model, load
-from assay.grain import By, Parts
 from assay.scores import Scores
 from assay.values import Values
 
@@ -159,7 +159,9 @@ def build(
         chosen = replace(chosen, compression=compression or str(Factored()))
     model = chosen.staged(model)
     examples = read(train)
-    settings = {name: value for name, value in chosen.parameters().items() if name not in ("compression", "seed", "measure")}
+    settings = {
+        name: value for name, value in chosen.parameters().items() if name not in ("compression", "seed", "measure")
+    }
     noted = {**(origin or {}), "train": examples.origin, "method": chosen.name, "parameters": settings}
     add = {"examples": append_rows, "checkpoints": append_checkpoints, None: build_index}[append]
     return Indexed(add(model, examples, path, chosen.contents(dtype, noted)), model, chosen)

@@ -141,7 +141,9 @@ _KEYS = ("query_id", "train_id", "by")
 
 
 def _fold(key: tuple[str, str, str], lines: Sequence[int], columns: dict[str, list[Any]]) -> Fold:
-    names, starts, ends, scores = ([columns[name][line] for line in lines] for name in ("name", "start", "end", "score"))
+    names, starts, ends, scores = (
+        [columns[name][line] for line in lines] for name in ("name", "start", "end", "score")
+    )
     return Fold(*key, names, np.array(scores, np.float64), np.array(starts, np.int64), np.array(ends, np.int64))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.cli.helpers import json_lines, run
+from tests.cli.helpers import json_lines, refused, run, write
 
 import assay
 
@@ -84,3 +84,32 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     )  # fmt: skip
     first = json_lines(done)[0]
     assert (first["query_id"], first["train_id"], first["source"], first["text"]) == ("k1", "k1", "here", "the cat")
+
+
+def test_tokens_are_taken_apart_saved_and_shown(model: Path, train: Path, queries: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = run("attribute", model, "--train", train, "--queries", queries, "--tokens", 1, "--out", out, "--json")
+    scores = assay.Scores.load(out)
+    assert scores.parts is not None
+    assert len(scores.parts.pairs) == len(scores.pairs(1))
+    told = [line["parts"] for line in json_lines(done) if "parts" in line]
+    assert len(told) == len(scores.parts)
+    assert "Token by token" in (out / "report.html").read_text("utf-8")
+    shown = run("attribute", model, "--train", train, "--queries", queries, "--tokens", 1).stdout
+    assert "by token" in shown
+    refused(
+        "attribute", "--method", "bm25", "--train", train, "--queries", queries, "--tokens", 1, names=["compression"]
+    )
+
+
+def test_a_measurement_is_chosen(model: Path, train: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "the dog", "completion": " sat", "other": " ran"}]
+    queries = write(tmp_path / "queries.jsonl", rows)
+    words = ("attribute", model, "--train", train, "--queries", queries)
+    done = run(*words, "--measure", "contrast", "--contrast-field", "other", "--json")
+    *_, last = json_lines(done)
+    assert last["run"]["parameters"]["measure"] == "contrast"
+    assert "log p(completion) - log p(contrast)" in last["run"]["unit"]
+    refused(*words, "--measure", "contrast", names=["queries:1", "contrast"])
+    refused(*words, "--measure", "log-odds:cat dog", names=["not one token"])
+    refused(*words, "--measure", "los", names=["Did you mean 'loss'"])

@@ -169,3 +169,19 @@ def test_duplicate_ids_are_found_across_blocks(small_blocks):
 def test_equal_hashes_of_different_ids_are_no_duplicates(monkeypatch):
     monkeypatch.setattr(table, "hash", lambda value: 1, raising=False)
     assert len(read(ROWS)) == 10
+
+
+def test_a_contrast_beside_a_completion() -> None:
+    rows = [{"prompt": "a", "completion": "b", "contrast": "c"}, {"prompt": "a", "completion": "b"}]
+    found = read(rows)
+    assert dict(found[0].data) == rows[0]
+    assert dict(found[1].data) == rows[1]
+    assert found.texts[0] == "ab"
+    plain = read([{"prompt": "a", "completion": "b"}, rows[1]])
+    assert found.fingerprint() != plain.fingerprint()
+    named = read([{"prompt": "a", "chosen": "b", "rejected": "c"}], completion="chosen", contrast="rejected")
+    assert named[0].data["contrast"] == "c"
+    assert "contrast" not in read(rows, contrast="rejected")[0].data  # training data need not have it
+    with pytest.raises(DataError, match="'contrast' holds only white space"):
+        read([{"prompt": "a", "completion": "b", "contrast": " "}])
+    assert "contrast" not in read([{"text": "a", "contrast": "b"}])[0].data

@@ -5,7 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support import TEXTS, array_model, arrays, batch_of, classifier, examples, language_model, text_model, tokenizer
+from tests.support import (
+    TEXTS,
+    array_model,
+    arrays,
+    batch_of,
+    classifier,
+    examples,
+    language_model,
+    text_model,
+    tokenizer,
+)
 from torch import Tensor, nn
 
 from assay.errors import MethodError
@@ -63,7 +73,8 @@ def test_terms_are_a_backward_pass_each(
 
 
 @pytest.mark.parametrize(
-    ("kind", "tolerance"), [("GPT2", 1e-12), ("Llama", 1e-12), ("Gemma3Text", 1e-6), ("Qwen3", 1e-12), ("Mixtral", 1e-6)]
+    ("kind", "tolerance"),
+    [("GPT2", 1e-12), ("Llama", 1e-12), ("Gemma3Text", 1e-6), ("Qwen3", 1e-12), ("Mixtral", 1e-6)],
 )
 def test_positions_sum_to_the_whole_without_a_rest(kind: str, tolerance: float) -> None:
     """Experts, routers that return tuples, and norms over heads are all arranged by position."""

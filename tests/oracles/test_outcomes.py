@@ -25,7 +25,18 @@ from assay.errors import DataError, MethodError, ModelError
 from assay.gradients.functional import dense_gradients
 from assay.methods import TRAK, GradCos, GradDot
 from assay.models import Model
-from assay.tasks import Classify, Contrast, LogOdds, Loss, Margin, Measure, MeasureOutputs, Regress, measurement_of, negative
+from assay.tasks import (
+    Classify,
+    Contrast,
+    LogOdds,
+    Loss,
+    Margin,
+    Measure,
+    MeasureOutputs,
+    Regress,
+    measurement_of,
+    negative,
+)
 
 TRAIN = examples("the cat sat on the mat", "a big red dog ran under the tree and saw the cat", "hello who are you")
 QUERIES = assay.read(
@@ -182,7 +193,12 @@ def test_classes() -> None:
         (MeasureOutputs(lambda z, batch: z.square().sum(1)), lambda z, y: z.square().sum()),
     ):
         found = assay.attribute(model, (x[:4], y[:4]), (x[4:], y[4:]), GradDot(measure=choice)).array
-        check_dense(net, lambda k: nn.functional.cross_entropy(net(x[k]), y[k]), lambda q: value(net(x[q]), y[q]), found)
+        check_dense(
+            net,
+            lambda k: nn.functional.cross_entropy(net(x[k]), y[k]),
+            lambda q, value=value: value(net(x[q]), y[q]),
+            found,
+        )
     with pytest.raises(MethodError, match="names a class, and the model has 3"):
         assay.attribute(model, (x, y), (x, y), GradDot(measure="log-odds:3"))
     with pytest.raises(MethodError, match="names no class"):
@@ -195,7 +211,9 @@ def test_classes() -> None:
         assay.attribute(model, (x, y), (x, y), GradDot(measure=MeasureOutputs(lambda z, batch: z)))
 
 
-def check_dense(net: nn.Module, loss: Callable[[int], Tensor], value: Callable[[int], Tensor], found: np.ndarray) -> None:
+def check_dense(
+    net: nn.Module, loss: Callable[[int], Tensor], value: Callable[[int], Tensor], found: np.ndarray
+) -> None:
     """Scores of examples 0 to 3 for queries 4 and 5."""
     flat = lambda v: torch.cat([g.flatten() for g in torch.autograd.grad(v, list(net.parameters()))])  # noqa: E731
     g, f = torch.stack([flat(loss(k)) for k in range(4)]), torch.stack([flat(value(q)) for q in (4, 5)])

@@ -141,7 +141,9 @@ def _print_parts(console: Console, parts: Parts | None, query: str) -> None:
     by = "loss-token" if any(fold.by == "loss-token" for fold in folds) else "module"
     for fold in (fold for fold in folds if fold.by == by):
         told = (f"{plain(name)!r} {score:+.3g}" for _, name, score in fold.top(STRONGEST).itertuples(index=False))
-        console.print(Text.assemble(("  by token " if by == "loss-token" else "  by module ", "bold"), inline(fold.train_id, ID)))
+        console.print(
+            Text.assemble(("  by token " if by == "loss-token" else "  by module ", "bold"), inline(fold.train_id, ID))
+        )
         console.print(inline(", ".join(told), 1000))
 
 

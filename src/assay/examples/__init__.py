@@ -40,10 +40,10 @@ def read(
     torch dataset, X or (X, y) as numpy arrays or torch tensors, `Examples` (returned as they are).
 
     A row of text has `text`, or `prompt` and `completion`, or `messages` (a list of {role, content}; other
-    keys of a message are ignored), and optionally `id`, `source` and `label`, and beside a completion `contrast`
-    (another completion to compare with); other columns are ignored. All rows are of one kind. A row without `id` gets `name:n`, with n its 1-based line in JSON lines and its
-    1-based row elsewhere; equal rows stay separate examples. A label in CSV or TSV that reads as a number is
-    one.
+    keys of a message are ignored), and optionally `id`, `source` and `label`, and beside a completion
+    `contrast` (another completion to compare with); other columns are ignored. All rows are of one kind. A
+    row without `id` gets `name:n`, with n its 1-based line in JSON lines and its 1-based row elsewhere; equal
+    rows stay separate examples. A label in CSV or TSV that reads as a number is one.
 
     Rows beyond 64 MiB are kept in a temporary file (in `TMPDIR`), so a source larger than memory can be read;
     only `.json` and `.npz` are read whole.

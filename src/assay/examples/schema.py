@@ -1,8 +1,9 @@
 """From one row as the user wrote it to one checked row: which columns hold what, and what is refused.
 
-Content is `text`, or `prompt` and `completion`, or `messages`; `id`, `source` and `label` are optional, and so is
-`contrast` beside a completion (another completion of the same prompt, to compare with); all other columns are ignored. A missing column and a null are the same. Text is kept as it is, control
-characters included.
+Content is `text`, or `prompt` and `completion`, or `messages`; `id`, `source` and `label` are optional, and
+so is `contrast` beside a completion (another completion of the same prompt, to compare with); all other
+columns are ignored. A missing column and a null are the same. Text is kept as it is, control characters
+included.
 """
 
 import json
@@ -96,8 +97,7 @@ class RowParser:
         self._kinds: dict[TextKind, list[str]] = {
             kind: [columns.name(field) for field in CONTENT[kind]] for kind in columns.kinds()
         }
-        named = (columns.contrast, columns.id, columns.source, columns.label)
-        self._required = [name for name in named if name is not None]
+        self._required = [name for name in (columns.id, columns.source, columns.label) if name is not None]
 
     def __call__(self, row: Mapping[str, Any], where: str) -> Row:
         """Check one row; `where` names it in messages ("train.jsonl line 3"). Raises DataError."""

@@ -51,9 +51,7 @@ class Block:
         biases = [gradients[name][:, :, None] for name in self.parameters[1:]]
         return torch.cat([weight, *biases], 2) if biases else weight
 
-    def divide(
-        self, matrix: Float[Tensor, "batch rows cols"], shapes: Mapping[str, torch.Size]
-    ) -> dict[str, Tensor]:
+    def divide(self, matrix: Float[Tensor, "batch rows cols"], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
         """The inverse of `assemble`: [batch, *shape] by parameter name, `shapes` being those of the parameters."""
         weight, biases = self.parameters[0], self.parameters[1:]
         inputs = self.cols - len(biases)

@@ -99,9 +99,7 @@ class Task(ABC):
     ) -> Float[Tensor, " batch"]:
         """The measurement of each example, differentiable in the module's parameters."""
 
-    def terms(
-        self, module: nn.Module, batch: Batch, measurement: Measurement
-    ) -> Float[Tensor, "batch n"]:
+    def terms(self, module: nn.Module, batch: Batch, measurement: Measurement) -> Float[Tensor, "batch n"]:
         """What the measurement is a sum of: for texts one term for each token of `tokens_of`, by the plain graph.
 
         Here one term, the measurement itself.
@@ -191,9 +189,7 @@ def check_output(output: object, batch: int) -> Tensor:
     return output
 
 
-def aimed(
-    measurement: Measurement, target: Int[Tensor, "..."], find: Callable[[str], int]
-) -> Int[Tensor, "..."]:
+def aimed(measurement: Measurement, target: Int[Tensor, "..."], find: Callable[[str], int]) -> Int[Tensor, "..."]:
     """The targets, or the token that the measurement names instead, looked up by `find`."""
     inner = measurement.inner if isinstance(measurement, Negated) else measurement
     if not isinstance(inner, LogOdds) or inner.token == OWN:

@@ -27,7 +27,6 @@ OTHER = "contrast"
 """The optional field of a query with the completion that its own is compared with."""
 
 
-
 class _Text(Task):
     """What both text tasks share: a tokenizer, a context, padding on the right."""
 

@@ -11,7 +11,7 @@ Lowering the loss is good and so is raising any of these. A method that descends
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -26,7 +26,7 @@ from assay.tasks.measurements import Loss, Margin, Measurement, Reduction
 class Negated(Measurement):
     """Minus another measurement; made by `negative`, with the reduction of the other."""
 
-    inner: Measurement = Loss()
+    inner: Measurement = field(default_factory=Loss)
 
     @property
     def label(self) -> str:

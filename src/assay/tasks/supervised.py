@@ -148,7 +148,7 @@ class Regress(Task):
                 )
 
     def outputs(self, module: nn.Module, batch: Batch) -> Float[Tensor, "n c"]:
-        """f."""
+        """F."""
         return self._output(module, batch)
 
     def sample_labels(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Batch:

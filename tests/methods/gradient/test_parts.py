@@ -23,7 +23,9 @@ from assay.tasks import CausalLM, Classify, Loss, Measure
 from assay.tasks.language import IGNORED
 
 TRAIN = examples(
-    "the cat sat on the mat . you saw a big red dog . who ran ?", "a big red dog ran under the tree", "hello who are you"
+    "the cat sat on the mat . you saw a big red dog . who ran ?",
+    "a big red dog ran under the tree",
+    "hello who are you",
 )
 QUERIES = examples("the dog sat under the tree .", "who saw the cat")
 
@@ -85,7 +87,13 @@ def test_modules_are_terms_of_the_product_and_layers_their_sums() -> None:
         mine = {p for p in g if p == name or p.rpartition(".")[0] == name}
         assert mine
         assert abs(score - sum(float((g[p] * h[p]).sum()) for p in mine)) < 1e-6 * np.abs(modules.scores).max()
-    assert layers.names == ["transformer.wte", "transformer.wpe", "transformer.h.0", "transformer.h.1", "transformer.ln_f"]
+    assert layers.names == [
+        "transformer.wte",
+        "transformer.wpe",
+        "transformer.h.0",
+        "transformer.h.1",
+        "transformer.ln_f",
+    ]
     inside = [s for n, s in zip(modules.names, modules.scores, strict=True) if n.startswith("transformer.h.1.")]
     assert abs(layers.scores[3] - sum(inside)) < 1e-10
 
@@ -133,7 +141,7 @@ def test_a_classifier_of_texts_has_positions_and_a_rest() -> None:
     (fold,) = assay.parts(classifier(), rows[:1], rows[1:], "graddot", by="position")
     assert fold.names[-1] == ELSEWHERE
     assert abs(fold.total - assay.attribute(classifier(), rows[:1], rows[1:], "graddot").array[0, 0]) < 1e-5
-    with pytest.raises(MethodError, match="no parts by 'loss-token'. It has parts by 'position', 'module'"):
+    with pytest.raises(MethodError, match=r"no parts by 'loss-token'\. It has parts by 'position', 'module'"):
         assay.parts(classifier(), rows[:1], rows[1:], "graddot")
 
 
@@ -168,7 +176,7 @@ def test_what_cannot_be_asked_is_told() -> None:
 
 def planted() -> tuple[Model, Examples, Examples]:
     """A model that learned from a few texts that `hello` is followed by `you`, and from many that anything follows."""
-    words = "the cat dog sat ran on under mat tree and saw big red".split()
+    words = ["the", "cat", "dog", "sat", "ran", "on", "under", "mat", "tree", "and", "saw", "big", "red"]
     generator = np.random.default_rng(0)
     rows: list[str] = []
     for k in range(60):

@@ -56,7 +56,7 @@ class GradientMethod(Method):
     seed: int = option(0, "of the random projection")
     train_loss: str = option("sum", "a training example's loss over its tokens", ("sum", "mean"))
     query_loss: str = option("mean", "a query's loss, or other measurement, over its tokens", ("sum", "mean"))
-    measure: Choosable = option(
+    measure: Choosable = option(  # noqa: RUF009 - a field
         "loss", "what of a query is explained: loss, margin, log-odds:TOKEN, contrast; in Python also a function"
     )
     on_nonfinite: str = option(

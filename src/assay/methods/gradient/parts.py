@@ -17,7 +17,7 @@ Section 5.3 of Grosse et al. 2023 (arXiv 2308.03296) takes positions and layers;
 gradient of the example and, for each of loss-token and query-token, a forward-mode derivative (about two forward passes).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -33,10 +33,10 @@ from assay.folds import by_layer, by_sentence
 from assay.gradients.blocks import Block, lay_out, to_parameters, to_vectors
 from assay.gradients.functional import each_gradient, requiring_gradients
 from assay.gradients.parts import along_positions, along_terms
+from assay.grain import BY, ELSEWHERE, NOWHERE, By, Fold, Parts
 from assay.methods.base import Fitted
 from assay.methods.gradient.base import Live, inverse
 from assay.models import Model
-from assay.grain import BY, ELSEWHERE, NOWHERE, By, Fold, Parts
 from assay.tasks import Batch, Measure, Measurement, Negated, Token
 from assay.tasks.base import evaluating
 
@@ -74,7 +74,9 @@ def take_apart(fitted: Fitted, train: Examples, queries: Examples, pairs: Sequen
                     advance(1)
     named = _Names(live, modules)
     ordered = sorted(pairs, key=lambda pair: pair[1])
-    return Parts([named.fold(fold, train[i], queries[q], total[(i, q), BASE.get(fold, fold)]) for i, q in ordered for fold in by])
+    return Parts(
+        [named.fold(fold, train[i], queries[q], total[(i, q), BASE.get(fold, fold)]) for i, q in ordered for fold in by]
+    )
 
 
 def folds_of(fitted: Fitted) -> tuple[By, ...]:
@@ -189,7 +191,10 @@ class _Names:
     def fold(self, by: By, example: Example, query: Example, scores: Float64[np.ndarray, " n"]) -> Fold:
         """One fold with its names; sums over sentences and layers are made here."""
         task, outcome = self.live.model.task, self.live.method.outcome()
-        make: Callable[..., Fold] = lambda names, scores: _fold(query.id, example.id, by, names, scores)
+
+        def make(parts: Sequence[Token | str], values: Float64[np.ndarray, " n"]) -> Fold:
+            return _fold(query.id, example.id, by, parts, values)
+
         match by:
             case "module":
                 return make(self.modules, scores)

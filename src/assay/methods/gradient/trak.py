@@ -40,7 +40,7 @@ class TRAK(GradientMethod):
     stores: ClassVar[bool] = True
 
     compression: str = option("sjlt:2048", "none (exact), factored:RANK or sjlt:DIM")
-    measure: Choosable = option(
+    measure: Choosable = option(  # noqa: RUF009 - a field
         "margin", "what of a query is explained: loss, margin, log-odds:TOKEN, contrast; in Python also a function"
     )
     damping: float | None = option(
