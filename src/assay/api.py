@@ -3,14 +3,14 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
 from assay.compress import Factored, Identity
 from assay.errors import InputError, MethodError
 from assay.examples import read
-from assay.grain import By, Parts
+from assay.grain import Parts
 from assay.index.build import append_checkpoints, append_rows, build_index, check_measurement, model_facts, refuse_other
 from assay.index.format import Dtype
 from assay.index.reader import StoredIndex, open_index
@@ -102,7 +102,7 @@ def parts(
         if list(of.query_ids) != list(queries.ids) or of.train.total != len(train):
             raise InputError("The scores given as of= are of other examples or queries; give those that they are of.")
         pairs = of.pairs(top)
-    return take_apart(fitted, train, queries, pairs, cast(Sequence[By], folds))
+    return take_apart(fitted, train, queries, pairs, folds)
 
 
 def value(model: Any, train: Any, on: Any = None, method: str | Registered = "self-influence") -> Values:

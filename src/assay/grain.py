@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,8 @@ from assay.errors import InputError
 from assay.results import read_columns, write_columns
 from assay.run_directory import Run, corrupt
 
-By = Literal["loss-token", "position", "query-token", "sentence", "module", "layer"]
+By = str
+"""One of `BY`."""
 BY: tuple[By, ...] = ("loss-token", "position", "query-token", "sentence", "module", "layer")
 FILE = "parts.parquet"
 NOWHERE = -1

@@ -125,10 +125,10 @@ SIMPLE = (int, float, str, bool)
 
 def kind_of(kind: type[Registered], field: Field[Any]) -> type:
     """int, float, str or bool, from the annotation; None is "not given", and objects are for Python only."""
-    annotation = get_type_hints(kind)[field.name]
+    annotation: Any = get_type_hints(kind)[field.name]
     if get_origin(annotation) in (Union, types.UnionType):
-        plain = [part for part in get_args(annotation) if part in SIMPLE]
-        annotation = plain[0] if len(plain) == 1 else annotation
+        known: list[Any] = [part for part in get_args(annotation) if part in SIMPLE]
+        annotation = known[0] if len(known) == 1 else annotation
     if get_origin(annotation) is Literal:
         annotation = type(get_args(annotation)[0])
     if annotation not in SIMPLE:

@@ -92,8 +92,8 @@ def _pair(parts: Parts, query_id: str, train_id: str) -> Pair | None:
     total = folds[0].total
     css = "helpful" if total > 0 else "harmful"
     heats = [_heat(fold) for by in TITLES for fold in folds if fold.by == by]
-    layers = next((_bars(fold) for fold in folds if fold.by in ("layer", "module")), [])
-    return Pair(train_id, format.number(total), css, css, heats, layers)
+    layers = [_bars(fold) for fold in folds if fold.by in ("layer", "module")]
+    return Pair(train_id, format.number(total), css, css, heats, layers[0] if layers else [])
 
 
 def _heat(fold: Fold) -> Heat:

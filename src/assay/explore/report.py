@@ -9,7 +9,7 @@ page stays of a size that a browser opens.
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 from markupsafe import Markup
@@ -59,7 +59,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": format.number, "decimal": format.decimal, "short": _short}
-    environment.globals |= {"legend": grain.legend(), "levels": grain.levels_css()}
+    environment.globals.update(cast(Any, {"legend": grain.legend(), "levels": grain.levels_css()}))
     return environment
 
 

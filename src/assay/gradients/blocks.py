@@ -113,10 +113,10 @@ def to_parameters(
     blocks: Sequence[Block], vectors: Float[Tensor, "batch params"], shapes: Mapping[str, torch.Size]
 ) -> dict[str, Tensor]:
     """The inverse: [batch, *shape] by parameter name."""
-    pieces = torch.split(vectors, [block.size for block in blocks], 1)
+    pieces: Sequence[Tensor] = torch.split(vectors, [block.size for block in blocks], 1)
     tensors: dict[str, Tensor] = {}
     for block, piece in zip(blocks, pieces, strict=True):
-        tensors |= block.divide(piece.unflatten(1, (block.rows, block.cols)), shapes)
+        tensors |= block.divide(piece.reshape(-1, block.rows, block.cols), shapes)
     return tensors
 
 

@@ -75,7 +75,7 @@ def along_terms(model: Model, batch: Batch, measurement: Measurement, direction:
     primals = tuple(model.parameters[name].detach() for name in names)
     try:
         with evaluating(model.module), sdpa_kernel(SDPBackend.MATH), _padding_still(model):
-            _, slope = torch.func.jvp(value, primals, tuple(tangents[name] for name in names))
+            slope = cast(Tensor, torch.func.jvp(value, primals, tuple(tangents[name] for name in names))[1])
     except (NotImplementedError, RuntimeError) as error:
         if not any(word in str(error).lower() for word in ("forward", "functorch")):
             raise
@@ -101,8 +101,8 @@ def along_positions(model: Model, batch: Batch, measurement: Measurement, direct
             undo.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         with torch.enable_grad():
             total = model.task.measure(model.module, batch, measurement).sum()
-            slopes = torch.autograd.grad(total, [eps, *parameters.values()], allow_unused=True)
-    each = torch.zeros(time, dtype=torch.float64) if slopes[0] is None else slopes[0].double().cpu()
+            slopes: Any = torch.autograd.grad(total, [eps, *parameters.values()], allow_unused=True)
+    each: Tensor = torch.zeros(time, dtype=torch.float64) if slopes[0] is None else slopes[0].double().cpu()
     whole = sum(
         float((gradient.to_dense() if gradient.is_sparse else gradient).double().mul(tangents[name]).sum())
         for name, gradient in zip(parameters, slopes[1:], strict=True)
@@ -122,7 +122,7 @@ class _Nudge:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if not torch.is_grad_enabled():
             return None
-        outputs = list(cast(tuple[Any, ...], output)) if type(output) is tuple else [output]
+        outputs: list[Any] = [*cast(Any, output)] if type(output) is tuple else [output]
         axes = {k: axis for k, out in enumerate(outputs) if (axis := _axis(out, len(self.eps))) is not None}
         slopes = _own_slopes(module, self.own, args, kwargs, list(axes))
         for (k, axis), slope in zip(axes.items(), slopes, strict=True):
@@ -158,12 +158,13 @@ def _own_slopes(
     args, kwargs = _still(args), _still(kwargs)
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-        output = _twin(module, dict(zip(names, tensors, strict=True))).forward(*args, **kwargs)
-        outputs = output if type(output) is tuple else (output,)
+        output: object = _twin(module, dict(zip(names, tensors, strict=True))).forward(*args, **kwargs)
+        outputs = cast(tuple[Tensor, ...], output if type(output) is tuple else (output,))
         return tuple(outputs[k] for k in chosen)
 
     with torch.no_grad():
-        _, slopes = torch.func.jvp(run, tuple(held[n].detach() for n in names), tuple(own[n] for n in names))
+        point, along = tuple(held[n].detach() for n in names), tuple(own[n] for n in names)
+        slopes = cast(tuple[Tensor, ...], torch.func.jvp(run, point, along)[1])
     padding = _padding(module, args, kwargs)
     return slopes if padding is None else tuple(slope.masked_fill(padding[..., None], 0) for slope in slopes)
 

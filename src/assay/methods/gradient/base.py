@@ -100,19 +100,24 @@ class GradientMethod(Method):
 
     def score_unit(self) -> str:
         """The unit of a score, which names the measurement if it is another than the method's own."""
-        outcome, own = self.outcome(), measurement_of(cast(Any, _default(self)))
-        if type(outcome) is type(own):
+        if self._usual():
             return self.unit
-        told = outcome.told.removeprefix("the ")
+        told = self.outcome().told.removeprefix("the ")
         found = self.unit.replace("nats of query loss", told).replace("nats per", f"{told} per")
         return found if found != self.unit else f"{self.unit}, of {told}"
 
     def score_notes(self) -> tuple[str, ...]:
-        """What a reader must know of the sign, if a score is of another measurement than the loss."""
+        """What a reader must know of the sign, if a score is of another measurement than the method's own."""
         outcome = self.outcome()
-        if isinstance(outcome, Loss):
+        if self._usual():
             return ()
-        return (f"A score above zero means that training on the example raised {outcome.told}.",)
+        change = "lowered" if isinstance(outcome, Loss) else "raised"
+        return (f"A score above zero means that training on the example {change} {outcome.told}.",)
+
+    def _usual(self) -> bool:
+        """Whether it measures what it measures unless told otherwise."""
+        own: Choosable = type(self).__dataclass_fields__["measure"].default
+        return type(self.outcome()) is type(measurement_of(own))
 
     def weights(self, rates: Sequence[float]) -> list[float]:
         """`w_c`, given the learning rate at each checkpoint."""
@@ -170,11 +175,6 @@ class GradientMethod(Method):
         """The model with the checkpoints that this method uses."""
         model = self.check_model(model)
         return model if self.every_checkpoint else without_checkpoints(model)
-
-
-def _default(method: GradientMethod) -> Choosable:
-    """The measurement that the method takes unless told otherwise."""
-    return type(method).__dataclass_fields__["measure"].default
 
 
 def without_checkpoints(model: Model) -> Model:

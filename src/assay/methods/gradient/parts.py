@@ -19,7 +19,6 @@ gradient of the example and, for each of loss-token and query-token, a forward-m
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -85,7 +84,7 @@ def folds_of(fitted: Fitted) -> tuple[By, ...]:
     tokens = [fold for fold in ("loss-token", "position", "query-token") if fold in live.model.task.token_parts]
     if isinstance(_inner(live.method.outcome()), Measure):
         tokens = [fold for fold in tokens if fold != "query-token"]
-    return cast(Any, (*tokens, "module"))
+    return (*tokens, "module")
 
 
 def _exact(fitted: Fitted) -> Live:
@@ -206,7 +205,7 @@ class _Names:
                 return make(*by_sentence(task.tokens_of(example), scores))
             case "loss-token":
                 return make(task.tokens_of(example), scores)
-            case "position":
+            case _:
                 tokens = task.tokens_of(example)
                 if abs(scores[-1]) <= NEGLIGIBLE * float(np.abs(scores).sum()):
                     return make(tokens, scores[:-1])
