@@ -130,7 +130,7 @@ def kind_of(kind: type[Registered], field: Field[Any]) -> type:
         known: list[Any] = [part for part in get_args(annotation) if part in SIMPLE]
         annotation = known[0] if len(known) == 1 else annotation
     if get_origin(annotation) is Literal:
-        annotation = type(get_args(annotation)[0])
+        annotation = cast(Any, type(get_args(annotation)[0]))
     if annotation not in SIMPLE:
         raise TypeError(f"{kind.__name__}.{field.name}: {annotation} cannot be an option; use int, float, str or bool.")
     return annotation

@@ -122,13 +122,14 @@ class _Nudge:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if not torch.is_grad_enabled():
             return None
-        outputs: list[Any] = [*cast(Any, output)] if type(output) is tuple else [output]
+        several = type(output) is tuple  # others have names, which a plain tuple would lose
+        outputs = [*cast(tuple[Any, ...], output)] if several else [output]
         axes = {k: axis for k, out in enumerate(outputs) if (axis := _axis(out, len(self.eps))) is not None}
         slopes = _own_slopes(module, self.own, args, kwargs, list(axes))
         for (k, axis), slope in zip(axes.items(), slopes, strict=True):
             shape = [len(self.eps) if j == axis else 1 for j in range(slope.ndim)]
             outputs[k] = outputs[k] + (self.eps.reshape(shape) * slope).to(outputs[k].dtype)
-        return tuple(outputs) if type(output) is tuple else outputs[0]
+        return tuple(outputs) if several else outputs[0]
 
 
 def _axis(output: Any, time: int) -> int | None:
