@@ -120,8 +120,7 @@ def value(model: Any, train: Any, on: Any = None, method: str | Registered = "se
             f"The method '{chosen.name}' values examples for others: give on= (--on), the examples that should be "
             "predicted well; or use self-influence."
         )
-    scores = chosen.fit(model, train).score(valid)
-    return Values.of(scores.array.mean(axis=1, dtype=float), scores.train, scores.provenance)
+    return chosen.fit(model, train).value(valid)
 
 
 def build(

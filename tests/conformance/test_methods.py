@@ -28,10 +28,13 @@ from assay.methods.lexical import embedding
 from assay.models import Checkpoint, Model
 from assay.results import Result
 from assay.tasks import Classify, Regress
+from assay.training import Recipe
 
 OPTIONS: dict[str, dict[str, Any]] = {"trak": {"compression": "sjlt:64"}}  # of 2,048 dimensions no more is learned
 SCORING = [kind for kind in METHODS if issubclass(kind, Method)]
 VALUING = [kind for kind in METHODS if issubclass(kind, ValueMethod)]
+OF_MODELS = ("gradient", "replay")  # families whose gradients are a model's
+OF_RECIPES = ("replay",)  # families that take a recipe
 GRADIENT = [kind for kind in METHODS if issubclass(kind, GradientMethod)]
 TRAIN = examples(
     "the cat sat on the mat", "a big red dog ran under the tree and saw the cat", "hello who are you", "I am a dog .",
@@ -67,8 +70,15 @@ def made(kind: type[Any]) -> Any:
 def result(kind: type[Registered], model: Any, train: Examples = TRAIN, queries: Examples = QUERIES) -> Result:
     """Scores, or values."""
     if issubclass(kind, Method):
-        return assay.attribute(model, train, queries, made(kind))
+        return assay.attribute(subject(kind, model), train, queries, made(kind))
     return assay.value(model, train, method=made(kind))
+
+
+def subject(kind: type[Registered], model: Any) -> Any:
+    """What the method takes: a model, or a recipe that trains it; on all examples at once, so that their order is moot."""
+    if kind.family not in OF_RECIPES or not isinstance(model, Model):
+        return model
+    return Recipe(model.module, model.task, optimizer="sgd", lr=0.01, epochs=4, batch_size=100)
 
 
 @cache
@@ -127,9 +137,9 @@ def test_provenance_is_complete(kind: type[Registered]) -> None:
     if issubclass(kind, Method):
         assert about.query_fingerprint == QUERIES.fingerprint()
         assert about.inputs["queries"] == QUERIES.origin
-    takes_model = kind.family == "gradient" or kind.name == "embedding"
+    takes_model = kind.family in OF_MODELS or kind.name == "embedding"
     assert (about.model_fingerprint is not None) == ("model" in about.inputs) == takes_model
-    assert about.coverage == (1.0 if kind.family == "gradient" else None)
+    assert about.coverage == (1.0 if kind.family in OF_MODELS else None)
 
 
 @anything
@@ -145,7 +155,7 @@ def test_results_come_back_from_disk(kind: type[Registered], tmp_path: Path) -> 
 @named
 @pytest.mark.parametrize("k", [1, 3, 50])
 def test_the_best_k_are_those_of_all_scores(kind: type[Method], k: int) -> None:
-    fitted = made(kind).fit(language(), TRAIN)
+    fitted = made(kind).fit(subject(kind, language()), TRAIN)
     some, everything = fitted.score(QUERIES, top=k), fitted.score(QUERIES)
     assert not some.is_dense
     assert some.top(k).to_dict() == everything.top(k).to_dict()
@@ -202,7 +212,7 @@ def test_constructors_record_and_nothing_changes_them(kind: type[Registered]) ->
     assert set(before) == {entry.name for entry in fields(kind)}
     assert all("help" in entry.metadata for entry in fields(kind))
     if isinstance(method, Method):
-        method.fit(language(), TRAIN).score(QUERIES)
+        method.fit(subject(kind, language()), TRAIN).score(QUERIES)
     else:
         method.value(language(), TRAIN)  # type: ignore[attr-defined]
     assert vars(method) == before
@@ -294,7 +304,7 @@ def test_data_that_do_not_fit_are_refused_in_words(kind: type[Registered]) -> No
     assert "arrays" in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in METHODS if kind.family == "gradient" or kind.name == "embedding"])
+@pytest.mark.parametrize("kind", [kind for kind in METHODS if kind.family in OF_MODELS or kind.name == "embedding"])
 @pytest.mark.parametrize("given", [None, "path/of/a/model", 3])
 def test_what_is_no_model_is_refused_in_words(kind: type[Registered], given: Any) -> None:
     with pytest.raises(AssayError, match=rf"{kind.name}.*was given {type(given).__name__}"):

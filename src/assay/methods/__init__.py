@@ -13,8 +13,9 @@ from assay.methods.gradient.trak import TRAK
 from assay.methods.lexical.bm25 import BM25
 from assay.methods.lexical.embedding import Embedding
 from assay.methods.lexical.tfidf import TFIDF
+from assay.methods.replay.replay import Replay
 
-METHODS: tuple[type[Registered], ...] = (GradDot, GradCos, TracIn, TRAK, SelfInfluence, BM25, TFIDF, Embedding, Random)
+METHODS: tuple[type[Registered], ...] = (GradDot, GradCos, TracIn, TRAK, SelfInfluence, Replay, BM25, TFIDF, Embedding, Random)
 
 
 def find(method: str | Registered, **parameters: Any) -> Registered:
@@ -47,6 +48,7 @@ __all__ = [
     "Method",
     "Random",
     "Registered",
+    "Replay",
     "SelfInfluence",
     "TracIn",
     "ValueMethod",

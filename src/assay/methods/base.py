@@ -69,6 +69,11 @@ class Fitted(ABC):
         Raises MethodError for queries that the method cannot take.
         """
 
+    def value(self, on: Examples) -> Values:
+        """The mean over the queries `on` of each training example's scores."""
+        scores = self.score(on)
+        return Values.of(scores.array.mean(axis=1, dtype=float), scores.train, scores.provenance)
+
 
 class ValueMethod(Registered):
     """Values: gives a number to every training example."""

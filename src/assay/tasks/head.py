@@ -7,12 +7,16 @@ forward and one backward, is kept: nothing is computed twice.
 """
 
 import weakref
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from assay.tasks.base import Observe, evaluating
 from assay.tasks.measurements import Measurement
@@ -39,14 +43,28 @@ class Head:
         return not any(p.requires_grad for p in self.linear.parameters())
 
 
+_plain: ContextVar[bool] = ContextVar("assay_plain_graph", default=False)
+
+
+@contextmanager
+def plain_graph() -> Generator[None]:
+    """Within this context no head is taken apart, so that the graph of a measurement can be differentiated twice."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
 _found: "weakref.WeakKeyDictionary[nn.Module, tuple[Head, bool]]" = weakref.WeakKeyDictionary()
 
 
 def find_head(module: nn.Module) -> Head | None:
     """The module's head, if applying it to the backbone's last hidden state gives the module's logits, bit for bit, on
-    a probe; None for any other architecture (scaled or capped logits, prompts in front). Probed once for each head.
+    a probe; None for any other architecture (scaled or capped logits, prompts in front), and within `plain_graph`.
+    Probed once for each head.
     """
-    head = _take_apart(module)
+    head = None if _plain.get() else _take_apart(module)
     if head is None:
         return None
     known = _found.get(module)
@@ -149,6 +167,7 @@ class _ChunkedHead(torch.autograd.Function):
         return values
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (slope,) = ctx.saved_tensors
         return (slope * gradients[0][:, None].to(slope.dtype), None, None, None, None, None, None)

@@ -7,7 +7,7 @@ retrain see both as `Trainable`.
 from assay.training.data import Encoded
 from assay.training.estimator import EstimatorRecipe, FittedEstimator
 from assay.training.optimizers import SGD, Adam, AdamW, Optimizer, Update
-from assay.training.protocol import Trainable, Trained, as_recipe
+from assay.training.protocol import Trainable, Trained, as_recipe, model_of
 from assay.training.recipe import Recipe
 from assay.training.run import Run
 from assay.training.state import Layout, State
@@ -21,6 +21,7 @@ __all__ = [
     "Trainable",
     "Trained",
     "as_recipe",
+    "model_of",
     "Encoded",
     "Layout",
     "State",

@@ -40,7 +40,10 @@ class Optimizer(ABC):
 
     @abstractmethod
     def update(self, params: Flat, moments: Moments, gradient: Flat, rate: float, step: int) -> tuple[Flat, Moments]:
-        """New parameters and moments; `step` counts from 1. Nothing is changed in place."""
+        """New parameters and moments; `step` counts from 1. Nothing is changed in place.
+
+        Elementwise: each number of the result follows from the same position of the vectors (replay relies on it).
+        """
 
     def start(self, params: Flat) -> Moments:
         """The moments before the first step: zeros."""

@@ -9,6 +9,7 @@ from assay.errors import MethodError
 from assay.models import Model
 from assay.training.estimator import EstimatorRecipe
 from assay.training.recipe import Recipe
+from assay.training.run import Run
 
 
 @runtime_checkable
@@ -51,3 +52,8 @@ def as_recipe(given: Any) -> Recipe | EstimatorRecipe:
         f"Cannot train a {type(given).__name__}; expected an assay.Recipe, or an estimator with fit, predict and "
         "get_params. For a torch module: assay.Recipe(make_model, task, ...)."
     )
+
+
+def model_of(given: Any) -> Any:
+    """The model of a `Run`; anything else as it is."""
+    return given.model if isinstance(given, Run) else given

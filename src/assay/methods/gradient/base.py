@@ -28,6 +28,7 @@ from assay.index.build import PROBE, Contents, at_stage, build_index
 from assay.index.format import Dtype
 from assay.jsonable import jsonable
 from assay.methods.base import Fitted, Method, option
+from assay.methods.centre import CENTRES, REMOVED, check_centre, check_no_centre, fit_at_centres
 from assay.models import Checkpoint, Model
 from assay.provenance import Provenance, measured
 from assay.ranking import TopK
@@ -35,6 +36,7 @@ from assay.scores import Scores
 from assay.tables import Table
 from assay.tasks import Choosable, Loss, Measurement, label_of, measurement_of, negative
 from assay.tasks.base import evaluating
+from assay.training import Recipe, model_of
 
 RowScale = Literal["none", "norm", "miss"]
 """Nothing; one over the length of the row's features (cosine); the mean of TRAK's residual over checkpoints."""
@@ -62,9 +64,12 @@ class GradientMethod(Method):
     on_nonfinite: str = option(
         "raise", "a loss or gradient that is NaN or infinite: stop, or skip the example", ("raise", "skip")
     )
+    removed: float = option(0.0, REMOVED)
+    centres: int = option(1, CENTRES)
 
     def check(self) -> None:
-        """The compression must be readable."""
+        """The compression must be readable, the centre in range."""
+        check_centre(self)
         self.expect(isinstance(cast(object, self.compression), str), "compression", "its name, such as 'factored:16'")
         parse(self.compression, self.seed)
         self.outcome()
@@ -76,10 +81,11 @@ class GradientMethod(Method):
 
     def check_model(self, model: object) -> Model:
         """The model, if the method can take it; MethodError otherwise."""
+        model = model_of(model)
         if not isinstance(model, Model):
             raise MethodError(
                 f"The method '{self.name}' takes gradients of a model, and was given {type(model).__name__}. Give "
-                "assay.load(path), or assay.Model(module, task=...)."
+                "assay.load(path), assay.Model(module, task=...) or an assay.Recipe."
             )
         return model
 
@@ -155,7 +161,17 @@ class GradientMethod(Method):
         )
 
     def fit(self, model: Any, train: Examples) -> Fitted:
-        """Exact gradients wait for the queries; compressed ones are captured now, into a temporary index."""
+        """Exact gradients wait for the queries; compressed ones are captured now, into a temporary index.
+
+        An `assay.Recipe` in place of a model is trained at the method's centres.
+        """
+        if isinstance(model, Recipe):
+            return fit_at_centres(self, model, train, self.fit_model)
+        check_no_centre(self, model)
+        return self.fit_model(model, train)
+
+    def fit_model(self, model: Any, train: Examples) -> Fitted:
+        """The same for a model that is trained."""
         model = self.staged(self.check_model(model))
         if isinstance(self.compressor(), Identity) and not self.stores:
             return Live(self, model, train)

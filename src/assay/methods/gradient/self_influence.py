@@ -29,6 +29,7 @@ from assay.methods.gradient.base import Told
 from assay.models import Model
 from assay.provenance import Provenance, measured
 from assay.tasks import Loss
+from assay.training import model_of
 from assay.values import Values
 
 
@@ -55,6 +56,7 @@ class SelfInfluence(ValueMethod):
 
     def value(self, model: object, train: Examples, on: Examples | None = None) -> Values:
         """Values of the training examples; needs no validation examples."""
+        model = model_of(model)
         if not isinstance(model, Model):
             raise MethodError(f"self-influence takes gradients of a model, and was given {type(model).__name__}.")
         model.task.check(train)

@@ -25,6 +25,7 @@ from assay.models import Model
 from assay.progress import task
 from assay.provenance import measured
 from assay.tasks.base import evaluating
+from assay.training import model_of
 
 _WINDOW = 512
 
@@ -65,6 +66,7 @@ class _ByModel:
     """Mean of the last hidden states, by the model whose behaviour is asked about."""
 
     def __init__(self, model: Any) -> None:
+        model = model_of(model)
         if not isinstance(model, Model):
             raise MethodError(
                 f"embedding takes the hidden states of a model, and was given {type(model).__name__}. Give "
