@@ -15,7 +15,18 @@ from assay.methods.lexical.embedding import Embedding
 from assay.methods.lexical.tfidf import TFIDF
 from assay.methods.replay.replay import Replay
 
-METHODS: tuple[type[Registered], ...] = (GradDot, GradCos, TracIn, TRAK, SelfInfluence, Replay, BM25, TFIDF, Embedding, Random)
+METHODS: tuple[type[Registered], ...] = (
+    GradDot,
+    GradCos,
+    TracIn,
+    TRAK,
+    SelfInfluence,
+    Replay,
+    BM25,
+    TFIDF,
+    Embedding,
+    Random,
+)
 
 
 def find(method: str | Registered, **parameters: Any) -> Registered:

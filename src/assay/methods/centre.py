@@ -7,10 +7,10 @@ taken, and the mean of the subsets that lack a share r of the examples is not w 
     centres = m    w = 0 or 1: m runs on random subsets that lack the share r, whose scores are averaged
 
 The share 0 is the run on all data: right for removing an example or a few. A row outside a subset has weight 0 there and
-still gets a score, the derivative by its weight. The scale is that of J = (1/N) sum_i w_i L_i at every centre: a method that
-divides by the curvature of all examples at weight 1 has its scores divided by 1 - r, the curvature's share that is left.
-Plain formulas have no unit and stay as they are. Under Adam a uniform weight nearly cancels (its steps have no scale), and subsets say more.
-Cost: one training run a centre, and the method's own cost for each.
+still gets a score, the derivative by its weight. Scales are those of J = (1/N) sum_i w_i L_i at every centre: a method
+that divides by the curvature of all examples at weight 1 has its scores divided by 1 - r, the curvature's share that is
+left. Plain formulas have no unit and stay as they are. Under Adam a uniform weight nearly cancels (its steps have no
+scale), and subsets say more. Cost: one training run a centre, and the method's own cost for each.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,6 @@ from assay.values import Values
 REMOVED = "share of the training data that the question removes, 0 to below 1; with a recipe, scores are taken there"
 CENTRES = "training runs whose scores are averaged: 1 with all weights 1 - removed, more on random subsets"
 STREAM = 0x5EED
-
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,8 @@ class Averaged(Fitted):
     def score(self, queries: Examples, top: int | None = None) -> Scores:
         """The mean score of every training example for every query, or the `top` best at both ends."""
         found = [fitted.score(queries) for fitted in self.fitted]
-        mean = self.scale * np.mean([scores.array for scores in found], axis=0, dtype=np.float64)
-        mean = mean.astype(np.float32)
+        mean = np.stack([scores.array for scores in found]).mean(0, dtype=np.float64)
+        mean = (mean * self.scale).astype(np.float32)
         entries = mean if top is None else TopK.of_columns(iter(mean.T), top)
         provenance = self._provenance([scores.provenance for scores in found])
         return Scores.of(entries, found[0].train, found[0].queries, provenance)

@@ -87,7 +87,9 @@ class Shelf:
         tensors = {"tau": adjoint.tau, **{f"state.{name}": tensor for name, tensor in adjoint.state.items()}}
         whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         with replacing(self.path) as temporary:
-            cast(Any, safetensors).save_file(whole, temporary, {"about": json.dumps({"step": step, "batched": batched})})
+            cast(Any, safetensors).save_file(
+                whole, temporary, {"about": json.dumps({"step": step, "batched": batched})}
+            )
 
     def read(self, device: torch.device) -> tuple[Adjoint, int, bool | None] | None:
         """Adjoint, step and whether queries went as a batch; None if nothing is there. Raises InputError."""
@@ -122,9 +124,7 @@ def mean_gradient(steps: Steps, queries: Encoded, measurement: Measurement) -> F
     return total
 
 
-def _gradient(
-    steps: Steps, queries: Encoded, rows: Tensor, measurement: Measurement, weights: Sequence[float]
-) -> Flat:
+def _gradient(steps: Steps, queries: Encoded, rows: Tensor, measurement: Measurement, weights: Sequence[float]) -> Flat:
     with evaluating(steps.module), torch.enable_grad():
         batch = queries.batch(rows, steps.device)
         measured = queries.task.measure(steps.module, batch, measurement)

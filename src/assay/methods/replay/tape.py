@@ -38,7 +38,12 @@ class Tape:
     """
 
     def __init__(
-        self, steps: Steps, memory: float, recompute: int | None = None, store: Store | None = None, label: str = "training"
+        self,
+        steps: Steps,
+        memory: float,
+        recompute: int | None = None,
+        store: Store | None = None,
+        label: str = "training",
     ) -> None:
         self.steps, self.store = steps, store
         self._start = steps.start()

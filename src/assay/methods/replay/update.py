@@ -5,7 +5,7 @@ of output and input, whatever the number of cotangents pulled through it. Clippi
 before and is pulled back on its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -50,9 +50,8 @@ class Linearised:
             )
             slopes: dict[str, dict[str, Slope]] = {name: {} for name in inputs}
             for output, value in {"params": after, **kept}.items():
-                diagonals = torch.autograd.grad(
-                    value.sum(), list(inputs.values()), retain_graph=True, allow_unused=True
-                )
+                found = torch.autograd.grad(value.sum(), list(inputs.values()), retain_graph=True, allow_unused=True)
+                diagonals = cast(Sequence[Tensor | None], found)
                 for name, diagonal in zip(inputs, diagonals, strict=True):
                     if diagonal is not None:
                         slopes[name][output] = _slope(diagonal)
@@ -106,7 +105,7 @@ def _combine_into(
 
 
 def _add(total: Float[Tensor, "q params"], cotangent: Float[Tensor, "q params"], slope: Slope) -> None:
-    if isinstance(slope, float):
-        total.add_(cotangent, alpha=slope)
-    else:
+    if isinstance(slope, Tensor):
         total.addcmul_(cotangent, slope)
+    else:
+        total.add_(cotangent, alpha=slope)
