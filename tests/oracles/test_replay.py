@@ -20,7 +20,7 @@ from assay.examples import Examples
 from assay.methods import Replay
 from assay.methods.centre import Centre
 from assay.methods.replay import adjoint, engine
-from assay.methods.replay.engine import differentiate, final_gradients
+from assay.methods.replay.engine import differentiate
 from assay.methods.replay.smoothness import metasmoothness
 from assay.methods.replay.tape import Tape
 from assay.methods.replay.update import Linearised
@@ -103,7 +103,7 @@ def assert_relative(found: np.ndarray, expected: np.ndarray, tolerance: float) -
 
 @pytest.mark.parametrize("case", OPTIMIZERS)
 def test_equals_finite_differences(case: str) -> None:
-    made, rows = recipe(**OPTIMIZERS[case]), [0, 3, 7, 12, 21]
+    made, rows = recipe(**OPTIMIZERS[case]), [3, 12, 21]
     scores = assay.attribute(made, train(), queries(), "replay").array
     assert_relative(-scores[rows], differences(made, train(), queries(), rows), 1e-5)
 
@@ -114,8 +114,7 @@ def test_equals_finite_differences_at_any_weights(case: str) -> None:
     weights = torch.rand(N, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     weights[5] = 0.0
     tape = Tape(made.steps(train(), weights), 2**30)
-    tape.steps.restore(tape.end)
-    tau = differentiate(tape, final_gradients(tape.steps, made.encode(queries()), Loss("mean")), 2**30)
+    tau = differentiate(tape, gradients_of(tape, made), 2**30)
     assert_relative(tau.T.numpy()[rows], differences(made, train(), queries(), rows, weights), 1e-5)
 
 
@@ -213,8 +212,7 @@ MOST = OPTIMIZERS["adamw, decay, cosine, warmup, clip"]
 
 
 def gradients_of(tape: Tape, made: Recipe) -> Tensor:
-    tape.steps.restore(tape.end)
-    return final_gradients(tape.steps, made.encode(queries()), Loss("mean"))
+    return tape.end.gradients(made.encode(queries()), Loss("mean"))
 
 
 def taped(made: Recipe, **options: Any) -> Tape:
@@ -378,13 +376,13 @@ def test_a_damaged_adjoint_is_named(tmp_path: Path) -> None:
 
 
 def test_scores_are_the_change_when_an_example_is_removed() -> None:
-    x, y = data(60)
-    many, asked, made = assay.read((x, y)), queries(), recipe(epochs=6, batch_size=10, lr=0.1)
+    x, y = data(40)
+    many, asked, made = assay.read((x, y)), queries(), recipe(epochs=4, batch_size=10, lr=0.1)
     scores = assay.attribute(made, many, asked, "replay")
     whole = made.train(many).loss_of(asked)
-    removed = np.zeros((60, QUERIES))
-    for row in range(60):
-        weights = torch.ones(60, dtype=torch.float64)
+    removed = np.zeros((40, QUERIES))
+    for row in range(40):
+        weights = torch.ones(40, dtype=torch.float64)
         weights[row] = 0
         removed[row] = (made.train(many, weights).loss_of(asked) - whole).numpy()
     for q in range(QUERIES):

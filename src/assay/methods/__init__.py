@@ -13,6 +13,7 @@ from assay.methods.gradient.trak import TRAK
 from assay.methods.lexical.bm25 import BM25
 from assay.methods.lexical.embedding import Embedding
 from assay.methods.lexical.tfidf import TFIDF
+from assay.methods.replay.index import ReplayIndex
 from assay.methods.replay.replay import Replay
 
 METHODS: tuple[type[Registered], ...] = (
@@ -22,6 +23,7 @@ METHODS: tuple[type[Registered], ...] = (
     TRAK,
     SelfInfluence,
     Replay,
+    ReplayIndex,
     BM25,
     TFIDF,
     Embedding,
@@ -60,6 +62,7 @@ __all__ = [
     "Random",
     "Registered",
     "Replay",
+    "ReplayIndex",
     "SelfInfluence",
     "TracIn",
     "ValueMethod",

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,12 +18,6 @@ from assay.errors import InputError, NonFiniteError
 from assay.methods.replay.adjoint import Adjoint, Backward, twice_differentiable
 from assay.methods.replay.tape import Tape
 from assay.run_directory import replacing
-from assay.tasks import Measurement
-from assay.tasks.base import evaluating
-from assay.training import Encoded, Steps
-from assay.training.optimizers import Flat
-
-AT_ONCE = 256
 
 
 def differentiate(
@@ -104,33 +98,3 @@ class Shelf:
             return Adjoint(state, tau), int(about["step"]), about["batched"]
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.path} is damaged ({error}). Delete it; the replay then starts again.") from error
-
-
-def final_gradients(steps: Steps, queries: Encoded, measurement: Measurement) -> Float[Tensor, "q params"]:
-    """Gradient of each query's measurement at the parameters that the module has now, in evaluation mode."""
-    rows = [
-        _gradient(steps, queries, torch.tensor([row]), measurement, [1.0])
-        for row in range(len(queries))
-    ]  # fmt: skip
-    return torch.stack(rows)
-
-
-def mean_gradient(steps: Steps, queries: Encoded, measurement: Measurement) -> Flat:
-    """Gradient of the mean over the queries."""
-    n, total = len(queries), torch.zeros(sum(steps.layout.sizes))
-    for rows in torch.split(torch.arange(n), AT_ONCE):
-        part = _gradient(steps, queries, rows, measurement, [1.0 / n] * len(rows))
-        total = total.to(part) + part
-    return total
-
-
-def _gradient(steps: Steps, queries: Encoded, rows: Tensor, measurement: Measurement, weights: Sequence[float]) -> Flat:
-    with evaluating(steps.module), torch.enable_grad():
-        batch = queries.batch(rows, steps.device)
-        measured = queries.task.measure(steps.module, batch, measurement)
-        total = (measured * torch.tensor(weights, dtype=measured.dtype, device=measured.device)).sum()
-        pieces = torch.autograd.grad(total, steps.trainable, allow_unused=True, materialize_grads=True)
-    if not bool(measured.isfinite().all()):
-        wrong = int((~measured.isfinite()).nonzero()[0])
-        raise NonFiniteError(f"The measurement of query {batch.ids[wrong]} is {float(measured[wrong])}; look at it.")
-    return steps.layout.join(pieces)

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from assay.errors import MethodError
@@ -21,8 +19,6 @@ from assay.methods.replay.smoothness import POOR, metasmoothness
 from assay.methods.replay.tape import GIB, Tape
 from assay.models import Model
 from assay.provenance import Provenance, measured, peak_memory
-from assay.tasks import Loss
-from assay.tasks.base import evaluating
 from assay.training import Encoded, Recipe
 from assay.training.store import Store
 
@@ -72,7 +68,7 @@ def recorded(method: Any, recipe: Recipe, train: Examples) -> Recording:
             tapes.append(Tape(recipe.steps(data, weight), memory, method.recompute, store, label))
         told = _smoothness_note(method.smoothness, recipe, data, weights[0])
         module = tapes[0].steps.module
-        tapes[0].steps.restore(tapes[0].end)
+        tapes[0].steps.restore(tapes[0].last)
         fingerprint = Model(module, recipe.task).fingerprint()
     name = type(module).__name__
     return Recording(recipe, train, tuple(tapes), tuple(folders), name, fingerprint, cost.seconds, told)
@@ -94,17 +90,6 @@ def _smoothness_note(step: float, recipe: Recipe, data: Encoded, weights: Float6
         "activation helps, and so does removed= with centres=."
     )
     return (verdict + advice,) if smooth < POOR else (verdict,)
-
-
-def losses_of(tape: Tape, queries: Encoded) -> Float[np.ndarray, " queries"]:
-    """Each query's loss, mean over its tokens, at the parameters that the tape's module has now."""
-    steps = tape.steps
-    with evaluating(steps.module), torch.no_grad():
-        parts = [
-            queries.task.measure(steps.module, queries.batch(rows, steps.device), Loss("mean")).double().cpu()
-            for rows in torch.split(torch.arange(len(queries)), 64)
-        ]
-    return torch.cat(parts).numpy() if parts else np.zeros(0)
 
 
 def provenance_of(

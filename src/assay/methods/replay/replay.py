@@ -27,9 +27,10 @@ from torch import Tensor
 from assay.examples import Examples
 from assay.methods.base import Fitted, Method, option
 from assay.methods.centre import CENTRES, REMOVED, check_centre
-from assay.methods.replay.engine import differentiate, final_gradients, mean_gradient
-from assay.methods.replay.recording import Recording, check_recipe, losses_of, provenance_of, recorded
-from assay.methods.replay.tape import GIB, Tape
+from assay.methods.replay.end import End
+from assay.methods.replay.engine import differentiate
+from assay.methods.replay.recording import Recording, check_recipe, provenance_of, recorded
+from assay.methods.replay.tape import GIB
 from assay.provenance import measured
 from assay.ranking import TopK
 from assay.scores import Scores
@@ -77,7 +78,7 @@ class Replay(Method):
         reduction = cast(Reduction, self.query_loss)
         return Loss(reduction) if self.measure == "loss" else Margin(reduction)
 
-    def fit(self, model: Any, train: Examples) -> "Replayed":
+    def fit(self, model: Any, train: Examples) -> Fitted:
         """Train at each centre and record the runs; `model` is an `assay.Recipe`."""
         return Replayed(self, recorded(self, check_recipe(self.name, model), train))
 
@@ -93,7 +94,7 @@ class Replayed(Fitted):
         """Scores for each query, one adjoint each, carried together; of them `top` keeps the best at both ends."""
         with measured(self.recording.seconds) as cost:
             data = self._encoded(queries)
-            tau, losses = self._mean(lambda tape: final_gradients(tape.steps, data, self.method.measurement()), data)
+            tau, losses = self._mean(lambda end: end.gradients(data, self.method.measurement()), data)
             entries = tau.T.to(torch.float32).contiguous().numpy()
             kept = entries if top is None else TopK.of_columns(iter(entries.T), top)
         provenance = provenance_of(self.method, self.recording, queries, cost.seconds, self.recording.told(data))
@@ -104,7 +105,7 @@ class Replayed(Fitted):
         with measured(self.recording.seconds) as cost:
             data = self._encoded(on)
             measurement = self.method.measurement()
-            tau, _ = self._mean(lambda tape: mean_gradient(tape.steps, data, measurement)[None], data)
+            tau, _ = self._mean(lambda end: end.mean_gradient(data, measurement)[None], data)
         provenance = provenance_of(self.method, self.recording, on, cost.seconds, self.recording.told(data))
         return Values.of(tau[0].numpy(), self.recording.train, provenance)
 
@@ -112,15 +113,14 @@ class Replayed(Fitted):
         return self.recording.recipe.encode(queries)
 
     def _mean(
-        self, gradients: Callable[[Tape], Float[Tensor, "q params"]], data: Encoded
+        self, gradients: Callable[[End], Float[Tensor, "q params"]], data: Encoded
     ) -> tuple[Float64[Tensor, "q n"], Float[np.ndarray, " queries"]]:
         """Scores [q, n] and the queries' losses, both the mean over the centres."""
         recording = self.recording
         found: list[Tensor] = []
         losses: list[np.ndarray] = []
         for tape, folder in zip(recording.tapes, recording.folders, strict=True):
-            tape.steps.restore(tape.end)
-            losses.append(losses_of(tape, data))
-            found.append(differentiate(tape, gradients(tape), self.method.memory * GIB, folder))
+            losses.append(tape.end.losses(data))
+            found.append(differentiate(tape, gradients(tape.end), self.method.memory * GIB, folder))
         sign = -1.0 if isinstance(self.method.measurement(), Loss) else 1.0
         return sign * torch.stack(found).mean(0), np.mean(losses, axis=0)

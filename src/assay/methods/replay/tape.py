@@ -17,6 +17,7 @@ import torch
 
 from assay import progress
 from assay.errors import MethodError, ModelError, NonFiniteError
+from assay.methods.replay.end import End
 from assay.training import State, Steps
 from assay.training.store import Saved, Store
 
@@ -55,8 +56,13 @@ class Tape:
         self.segments = [(low, min(low + size, len(steps))) for low in range(0, len(steps), size)]
         self._kept: dict[int, State] = {0: self._start}
         began = time.perf_counter()
-        self.end = self._record(label)
+        self.last = self._record(label)
         self.seconds = time.perf_counter() - began
+
+    @property
+    def end(self) -> End:
+        """The module at the end of the run."""
+        return End(self.steps.module, self.last.params)
 
     def walk(self, segment: tuple[int, int]) -> Generator[State]:
         """The states before each step of a segment, last to first."""
