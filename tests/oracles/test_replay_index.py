@@ -14,13 +14,13 @@ import assay
 from assay.errors import InputError, MethodError
 from assay.examples import Examples
 from assay.methods import ReplayIndex
-from assay.methods.replay.basis import influence, plain
+from assay.methods.replay.basis import captured, principal, unit
 from assay.methods.replay.index import Answering
 from assay.tasks import Classify
 from assay.training import Recipe
 
 N, SAMPLE, QUERIES = 40, 24, 6
-BASES = pytest.mark.parametrize("basis", ["plain", "influence"])
+BASES = pytest.mark.parametrize("basis", ["unit", "plain"])
 
 
 def network() -> nn.Module:
@@ -91,39 +91,34 @@ def test_a_margin_keeps_its_sign() -> None:
 # -- bases -------------------------------------------------------------------------------------------------------------
 
 
-def data() -> tuple[Tensor, Tensor]:
-    scale = torch.logspace(0, -1.5, 30, dtype=torch.float64)
-    return torch.randn(20, 30, dtype=torch.float64) * scale, torch.randn(15, 30, dtype=torch.float64) * scale.flip(0)
+def sampled() -> Tensor:
+    return torch.randn(20, 30, dtype=torch.float64) * torch.logspace(0, -1.5, 30, dtype=torch.float64)
 
 
-def test_the_plain_basis_is_that_of_the_singular_value_decomposition() -> None:
-    G, _ = data()
-    basis = plain(G, 5)
+def test_directions_are_those_of_the_singular_value_decomposition() -> None:
+    G = sampled()
+    directions = principal(G, 5)
     _, _, V = torch.linalg.svd(G, full_matrices=False)
-    torch.testing.assert_close((basis.directions @ V[:5].T).abs(), torch.eye(5, dtype=torch.float64), atol=1e-8, rtol=0)
-    outside = V[5:6] + V[0:1]
-    torch.testing.assert_close(basis.captured(outside), torch.tensor([0.5], dtype=torch.float64))
+    torch.testing.assert_close((directions @ V[:5].T).abs(), torch.eye(5, dtype=torch.float64), atol=1e-8, rtol=0)
+    queries = torch.stack([V[5] + V[0], 3 * V[2], V[7], 0 * V[0]])
+    expected = torch.tensor([0.5, 1.0, 0.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(captured(queries, queries @ directions.T), expected)
 
 
-def test_the_influence_basis_predicts_most_and_reads_best() -> None:
-    G, X = data()
-    lam = 0.1 * (X @ X.T / 15).diagonal().mean()
-    N_ = X @ torch.linalg.inv(X.T @ X / 15 + lam * torch.eye(30, dtype=torch.float64))  # the other side of the identity
-    basis = influence(G, X, 4)
-    _, _, V = torch.linalg.svd(N_ @ G.T, full_matrices=False)
-    expected = V[:4] @ G
-    expected /= expected.norm(dim=1, keepdim=True)
-    torch.testing.assert_close((basis.directions * expected).sum(1).abs(), torch.ones(4, dtype=torch.float64))
-    query = torch.randn(1, 30, dtype=torch.float64)
-    best = torch.linalg.lstsq(N_ @ basis.directions.T, N_ @ query.T).solution.T
-    torch.testing.assert_close(basis.coordinates(query), best)
+def test_long_gradients_do_not_take_all_directions() -> None:
+    G = sampled()
+    G[0] *= 1e3
+    one = G[0] / G[0].norm()
+    assert float(principal(G, 1)[0] @ one) ** 2 > 0.999
+    assert float(principal(unit(G), 1)[0] @ one) ** 2 < 0.9
+    torch.testing.assert_close(unit(G).norm(dim=1), torch.ones(20, dtype=torch.float64))
+    assert not bool(unit(torch.zeros(2, 3)).any())
 
 
 def test_no_more_directions_than_the_sample_spans() -> None:
-    G, X = data()
-    doubled = torch.cat([G[:3], G[:3]])
-    assert len(plain(doubled, 10).directions) == 3
-    assert len(influence(doubled, X, 10).directions) == 3
+    G = sampled()
+    assert len(principal(torch.cat([G[:3], G[:3]]), 10)) == 3
+    assert len(principal(torch.zeros(4, 30), 2)) == 0
 
 
 # -- on disk -----------------------------------------------------------------------------------------------------------

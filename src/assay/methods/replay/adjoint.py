@@ -31,7 +31,7 @@ from assay.tasks.head import plain_graph
 from assay.training import State, Steps
 from assay.training.randomness import forked
 
-NUMBERS = {"cpu": 2**21, "cuda": 2**27}
+NUMBERS = {"cpu": 2**23, "cuda": 2**27}
 """Numbers (parameters, and activations in the graph) that a part of the queries works on at once, by device: what fits in
 the cache of a processor, where a second trip to memory costs more than a product, or fills a GPU."""
 

@@ -1,6 +1,7 @@
 """Replay index: exact replay of a basis of query gradients, kept, so that new queries cost an inner product.
 
-    score(i, q) = -< F_i, c_q >,   F = replay of the basis [n, r],   c_q = coordinates of q's gradient in it      (`basis`)
+    score(i, q) = -< F_i, D g_q >,      D: orthonormal directions of a sample's gradients [r, params]      (`basis`)
+                                        F: the replay of D [n, r]
 
 Ours, after Ilyas & Engstrom 2025 (2504.16430): replay is linear in the gradient that it starts from. Cost: one replay of
 r + `HELD_OUT` queries; then one gradient a query. Assumes that new queries' gradients lie in the span of the sample's.
@@ -22,7 +23,7 @@ from torch import Tensor
 from assay.errors import InputError, MethodError
 from assay.examples import Examples
 from assay.methods.base import Fitted, option
-from assay.methods.replay.basis import Basis, correlation, influence, plain
+from assay.methods.replay.basis import captured, correlation, principal, unit
 from assay.methods.replay.end import End
 from assay.methods.replay.engine import differentiate
 from assay.methods.replay.recording import check_recipe, recorded
@@ -53,8 +54,8 @@ class ReplayIndex(Replay):
     rank: int = option(32, "directions that are replayed and kept, numbers a training example")
     sample: int = option(128, "training examples that stand for queries, if no sample of queries is given")
     basis: str = option(
-        "influence", "what the directions capture most of: the sample's gradients, or what these would predict",
-        ("plain", "influence"),
+        "unit", "principal directions of the sample's gradients, each of length one (unit) or as they are (plain)",
+        ("unit", "plain"),
     )  # fmt: skip
 
     def check(self) -> None:
@@ -74,11 +75,10 @@ class ReplayIndex(Replay):
             n, seeds = len(train), np.random.default_rng((recipe.seed, STREAM))
             data = recording.tapes[0].steps.data
             asked = _some(data, seeds.permutation(n)[: self.sample]) if sample is None else recipe.encode(sample)
-            learned = _some(data, seeds.permutation(n)[: self.sample])
             parts: list[Part] = []
             agreements: list[float] = []
             for tape, folder in zip(recording.tapes, recording.folders, strict=True):
-                part, agreement = self._part(tape, asked, learned, folder)
+                part, agreement = self._part(tape, asked, folder)
                 parts.append(part)
                 agreements += agreement
         provenance = Provenance(
@@ -95,22 +95,16 @@ class ReplayIndex(Replay):
         )
         return Answering(self, recipe, Table.of(train), tuple(parts), provenance)
 
-    def _part(
-        self, tape: Tape, asked: Encoded, learned: Encoded, folder: Path | None
-    ) -> tuple["Part", Sequence[float]]:
+    def _part(self, tape: Tape, asked: Encoded, folder: Path | None) -> tuple["Part", Sequence[float]]:
         """The index at one centre, and how its answers for held-out queries correlate with their replay."""
         gradients = tape.end.gradients(asked, self.measurement())
         held = HELD_OUT if len(gradients) >= 4 * HELD_OUT else 0
         used, out = gradients[held:], gradients[:held]
-        if self.basis == "plain":
-            basis = plain(used, self.rank)
-        else:
-            loss = Loss(tape.steps.measurement.reduction)
-            basis = influence(used, tape.end.gradients(learned, loss), self.rank)
-        tau = differentiate(tape, torch.cat([basis.directions, out]), self.memory * GIB, folder).T
-        features = tau[:, : len(basis.directions)].float().contiguous().to(gradients.device)
-        part = Part(tape.end, basis, features)
-        return part, correlation(part.answer(out), tau[:, len(basis.directions) :]) if held else ()
+        directions = principal(unit(used) if self.basis == "unit" else used, self.rank)
+        rank = len(directions)
+        tau = differentiate(tape, torch.cat([directions, out]), self.memory * GIB, folder).T
+        part = Part(tape.end, directions, tau[:, :rank].float().contiguous().to(gradients.device))
+        return part, correlation(part.answer(part.coordinates(out)), tau[:, rank:]) if held else ()
 
 
 def _some(data: Encoded, rows: np.ndarray) -> Encoded:
@@ -130,15 +124,19 @@ def _agreement_note(correlations: Sequence[float]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Part:
-    """The index at one centre: the model there, the basis, and the derivative of each direction by each weight."""
+    """The index at one centre: the model there, the directions, and each one's derivative by each weight."""
 
     end: End
-    basis: Basis
+    directions: Float[Tensor, "r params"] = field(repr=False)
     features: Float[Tensor, "n r"] = field(repr=False)
 
-    def answer(self, gradients: Float[Tensor, "q params"]) -> Float64[Tensor, "n q"]:
-        """The derivative of each query's measurement by each example's weight, as far as the basis reaches."""
-        return (self.features.double() @ self.basis.coordinates(gradients).double().T).cpu()
+    def coordinates(self, gradients: Float[Tensor, "q params"]) -> Float[Tensor, "q r"]:
+        """`D g` of each query."""
+        return gradients @ self.directions.T
+
+    def answer(self, coordinates: Float[Tensor, "q r"]) -> Float64[Tensor, "n q"]:
+        """The derivative of each query's measurement by each example's weight, as far as the span reaches."""
+        return (self.features.double() @ coordinates.double().T).cpu()
 
 
 @dataclass(frozen=True)
@@ -156,9 +154,14 @@ class Answering(Fitted):
         measurement = self.method.measurement()
         with measured(self.provenance.seconds) as cost:
             data = self.recipe.encode(queries)
-            gradients = [part.end.gradients(data, measurement) for part in self.parts]
-            found = [part.answer(g) for part, g in zip(self.parts, gradients, strict=True)]
-            captured = torch.stack([p.basis.captured(g) for p, g in zip(self.parts, gradients, strict=True)]).mean(0)
+            found: list[Tensor] = []
+            inside: list[Tensor] = []
+            for part in self.parts:
+                gradients = part.end.gradients(data, measurement)
+                coordinates = part.coordinates(gradients)
+                found.append(part.answer(coordinates))
+                inside.append(captured(gradients, coordinates).cpu())
+            share = torch.stack(inside).mean(0)
             losses = np.mean([part.end.losses(data) for part in self.parts], axis=0)
             sign = -1.0 if isinstance(measurement, Loss) else 1.0
             entries = (sign * torch.stack(found).mean(0)).float().numpy()
@@ -169,16 +172,15 @@ class Answering(Fitted):
             query_fingerprint=queries.fingerprint(),
             seconds=cost.seconds,
             peak_memory=cost.peak_memory,
-            notes=(*self.provenance.notes, *_captured_note(captured)),
+            notes=(*self.provenance.notes, *_captured_note(share)),
         )
-        return Scores.of(kept, self.train, Table.of(queries, loss=losses, captured=captured.numpy()), provenance)
+        return Scores.of(kept, self.train, Table.of(queries, loss=losses, captured=share.numpy()), provenance)
 
     def save(self, directory: str | Path) -> None:
         """Write the index; the directory is complete when its `run.json` is there. Raises StorageError."""
         tensors: dict[str, Tensor] = {}
         for number, part in enumerate(self.parts):
-            basis = {"directions": part.basis.directions, "reader": part.basis.reader}
-            own = {"params": part.end.params, "features": part.features, **basis}
+            own = {"params": part.end.params, "directions": part.directions, "features": part.features}
             tensors |= {f"{number}.{name}": tensor.cpu().contiguous() for name, tensor in own.items()}
         manifest = {
             "format": FORMAT,
@@ -219,11 +221,9 @@ def _part_of(tensors: dict[str, Tensor], number: int, recipe: Recipe) -> Part:
     module = recipe.initial()
     recipe.task.prepare(module)
     device = next(module.parameters()).device
-    own = {
-        name: tensors[f"{number}.{name}"].to(device, copy=True)
-        for name in ("params", "directions", "reader", "features")
-    }
-    return Part(End(module, own["params"]), Basis(own["directions"], own["reader"]), own["features"])
+    names = ("params", "directions", "features")
+    own = {name: tensors[f"{number}.{name}"].to(device, copy=True) for name in names}
+    return Part(End(module, own["params"]), own["directions"], own["features"])
 
 
 def _write(tensors: dict[str, Tensor], path: Path) -> None:
