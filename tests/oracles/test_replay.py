@@ -422,7 +422,35 @@ def test_a_margin_scores_what_an_example_adds() -> None:
             moved.append(made.train(train(), weights).loss_of(queries(), Margin("mean")))
     expected = torch.stack([(moved[k] - moved[k + 2]) / (2 * h) for k in range(2)]).numpy()
     assert_relative(scores.array[rows], expected, 1e-5)
-    assert scores.unit == "arbitrary"
+    assert scores.unit == "query's margin per removed example"
+    assert scores.provenance.notes == (
+        "A score above zero means that training on the example raised the query's margin.",
+    )
+
+
+def test_any_measurement_is_replayed() -> None:
+    """The log odds of a class is the margin of a query of that class; a function is what it computes."""
+    made, rows = recipe(), [2, 8]
+
+    def spread(logits: Tensor, target: Tensor) -> Tensor:
+        return logits.var()
+
+    x, _ = data(QUERIES, 1)
+    ones = assay.read((x, torch.ones(QUERIES, dtype=torch.long)))
+    margin = assay.attribute(made, train(), ones, Replay(measure="margin")).array
+    np.testing.assert_allclose(
+        assay.attribute(made, train(), queries(), Replay(measure="log-odds:1")).array, margin, rtol=1e-6
+    )
+    scores = assay.attribute(made, train(), queries(), Replay(measure=spread))
+    moved = []
+    for row in rows:
+        for step in (1e-4, -1e-4):
+            weights = torch.ones(N, dtype=torch.float64)
+            weights[row] += step
+            moved.append(made.train(train(), weights).model.module(x).var(1).detach())
+    expected = torch.stack([moved[0] - moved[1], moved[2] - moved[3]]).numpy() / 2e-4
+    assert_relative(scores.array[rows], expected, 1e-5)
+    assert scores.provenance.parameters["measure"] == "function spread"
 
 
 def test_centres_are_runs_at_their_weights() -> None:

@@ -35,7 +35,7 @@ from assay.results import read_table, write_table
 from assay.run_directory import FORMAT, VERSION, corrupt, open_run, write_run
 from assay.scores import Scores
 from assay.tables import Table
-from assay.tasks import Loss
+from assay.tasks import Choosable, label_of
 from assay.training import Encoded, Recipe
 
 HELD_OUT = 4
@@ -84,14 +84,14 @@ class ReplayIndex(Replay):
         provenance = Provenance(
             method=self.name,
             parameters=self.parameters(),
-            unit=self.unit if self.measure == "loss" else "arbitrary",
+            unit=self.score_unit(),
             inputs={"model": recording.model, "recipe": str(recipe), "train": train.origin},
             model_fingerprint=recording.fingerprint,
             train_fingerprint=train.fingerprint(),
             coverage=1.0,
             seconds=cost.seconds,
             peak_memory=cost.peak_memory,
-            notes=(*recording.told(asked), *_agreement_note(agreements)),
+            notes=(*self.score_notes(), *recording.told(asked), *_agreement_note(agreements)),
         )
         return Answering(self, recipe, Table.of(train), tuple(parts), provenance)
 
@@ -163,8 +163,7 @@ class Answering(Fitted):
                 inside.append(captured(gradients, coordinates).cpu())
             share = torch.stack(inside).mean(0)
             losses = np.mean([part.end.losses(data) for part in self.parts], axis=0)
-            sign = -1.0 if isinstance(measurement, Loss) else 1.0
-            entries = (sign * torch.stack(found).mean(0)).float().numpy()
+            entries = (self.method.sign() * torch.stack(found).mean(0)).float().numpy()
             kept = entries if top is None else TopK.of_columns(iter(entries.T), top)
         provenance = replace(
             self.provenance,
@@ -195,8 +194,11 @@ class Answering(Fitted):
         write_run(directory, manifest, writers)
 
     @staticmethod
-    def load(directory: str | Path, recipe: Recipe) -> "Answering":
-        """The index saved in a directory, with the recipe that it was made by. Raises InputError or MethodError."""
+    def load(directory: str | Path, recipe: Recipe, measure: Choosable | None = None) -> "Answering":
+        """The index saved in a directory, with the recipe that it was made by, and its measurement if that is a function.
+
+        Raises InputError or MethodError.
+        """
         run = open_run(directory)
         if run.kind != KIND:
             raise InputError(f"{directory} holds a run of kind {run.kind!r}; expected '{KIND}'.")
@@ -214,7 +216,10 @@ class Answering(Fitted):
             raise corrupt(path, str(error)) from error
         train = read_table(run, "train.parquet", run.count("n_train"))
         about = run.provenance()
-        return Answering(ReplayIndex(**about.parameters), recipe, train, parts, about)
+        parameters: dict[str, Any] = dict(about.parameters)
+        if measure is not None and label_of(measure) == parameters["measure"]:
+            parameters["measure"] = measure
+        return Answering(ReplayIndex(**parameters), recipe, train, parts, about)
 
 
 def _part_of(tensors: dict[str, Tensor], number: int, recipe: Recipe) -> Part:

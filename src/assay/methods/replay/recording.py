@@ -12,7 +12,6 @@ from torch import Tensor
 from assay.errors import MethodError
 from assay.examples import Examples
 from assay.gradients.features import notes
-from assay.methods.base import Registered
 from assay.methods.centre import Centre
 from assay.methods.replay.adjoint import twice_differentiable
 from assay.methods.replay.smoothness import POOR, metasmoothness
@@ -93,14 +92,13 @@ def _smoothness_note(step: float, recipe: Recipe, data: Encoded, weights: Float6
 
 
 def provenance_of(
-    method: Registered, recording: Recording, queries: Examples, seconds: float, notes: Sequence[str]
+    method: Any, recording: Recording, queries: Examples, seconds: float, notes: Sequence[str]
 ) -> Provenance:
     """How a result of this recording came about."""
-    explains_loss = getattr(method, "measure", "loss") == "loss"
     return Provenance(
         method=method.name,
         parameters=method.parameters(),
-        unit=method.unit if explains_loss else "arbitrary",
+        unit=method.score_unit(),
         inputs={
             "model": recording.model,
             "recipe": str(recording.recipe),

@@ -16,7 +16,7 @@ batch's divisor is fixed, so that an example keeps its own pull; no smoothing is
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -25,6 +25,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from assay.examples import Examples
+from assay.jsonable import jsonable
 from assay.methods.base import Fitted, Method, option
 from assay.methods.centre import CENTRES, REMOVED, check_centre
 from assay.methods.replay.end import End
@@ -35,7 +36,7 @@ from assay.provenance import measured
 from assay.ranking import TopK
 from assay.scores import Scores
 from assay.tables import Table
-from assay.tasks import Loss, Margin, Measurement
+from assay.tasks import Choosable, Loss, Measurement, label_of, measurement_of
 from assay.tasks.measurements import Reduction
 from assay.training import Encoded
 from assay.values import Values
@@ -53,8 +54,10 @@ class Replay(Method):
 
     removed: float = option(0.0, REMOVED)
     centres: int = option(1, CENTRES)
-    measure: str = option("loss", "what scores explain of a query", ("loss", "margin"))
-    query_loss: str = option("mean", "a query's loss over its tokens", ("sum", "mean"))
+    measure: Choosable = option(  # noqa: RUF009 - a field
+        "loss", "what of a query is explained: loss, margin, log-odds:TOKEN, contrast; in Python also a function"
+    )
+    query_loss: str = option("mean", "a query's loss, or other measurement, over its tokens", ("sum", "mean"))
     memory: float = option(2.0, "GiB that the states of the run may take, and as much again the queries' adjoints")
     recompute: int | None = option(
         None,
@@ -73,10 +76,36 @@ class Replay(Method):
         self.expect(self.recompute is None or 0 <= self.recompute <= 30, "recompute", "0 to 30, or None")
         self.expect(0 <= self.smoothness < np.inf, "smoothness", "a number of at least 0")
 
+        self.measurement()
+
+    def parameters(self) -> dict[str, Any]:
+        """The measurement by its name; all others as they are."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return jsonable(values | {"measure": label_of(self.measure)})
+
     def measurement(self) -> Measurement:
-        """What is measured of a query."""
-        reduction = cast(Reduction, self.query_loss)
-        return Loss(reduction) if self.measure == "loss" else Margin(reduction)
+        """What is measured of a query. Raises MethodError if `measure` cannot be read."""
+        return measurement_of(self.measure, cast(Reduction, self.query_loss))
+
+    def sign(self) -> float:
+        """A loss is to fall, any other measurement to rise."""
+        return -1.0 if isinstance(self.measurement(), Loss) else 1.0
+
+    def score_unit(self) -> str:
+        """Nats of loss, or what else is measured, per removed example."""
+        measurement = self.measurement()
+        return (
+            self.unit
+            if isinstance(measurement, Loss)
+            else f"{measurement.told.removeprefix('the ')} per removed example"
+        )
+
+    def score_notes(self) -> tuple[str, ...]:
+        """What a reader must know of the sign, if it is not of the loss."""
+        measurement = self.measurement()
+        if isinstance(measurement, Loss):
+            return ()
+        return (f"A score above zero means that training on the example raised {measurement.told}.",)
 
     def fit(self, model: Any, train: Examples) -> Fitted:
         """Train at each centre and record the runs; `model` is an `assay.Recipe`."""
@@ -97,7 +126,9 @@ class Replayed(Fitted):
             tau, losses = self._mean(lambda end: end.gradients(data, self.method.measurement()), data)
             entries = tau.T.to(torch.float32).contiguous().numpy()
             kept = entries if top is None else TopK.of_columns(iter(entries.T), top)
-        provenance = provenance_of(self.method, self.recording, queries, cost.seconds, self.recording.told(data))
+        provenance = provenance_of(
+            self.method, self.recording, queries, cost.seconds, (*self.method.score_notes(), *self.recording.told(data))
+        )
         return Scores.of(kept, self.recording.train, Table.of(queries, loss=losses), provenance)
 
     def value(self, on: Examples) -> Values:
@@ -106,7 +137,9 @@ class Replayed(Fitted):
             data = self._encoded(on)
             measurement = self.method.measurement()
             tau, _ = self._mean(lambda end: end.mean_gradient(data, measurement)[None], data)
-        provenance = provenance_of(self.method, self.recording, on, cost.seconds, self.recording.told(data))
+        provenance = provenance_of(
+            self.method, self.recording, on, cost.seconds, (*self.method.score_notes(), *self.recording.told(data))
+        )
         return Values.of(tau[0].numpy(), self.recording.train, provenance)
 
     def _encoded(self, queries: Examples) -> Encoded:
@@ -122,5 +155,4 @@ class Replayed(Fitted):
         for tape, folder in zip(recording.tapes, recording.folders, strict=True):
             losses.append(tape.end.losses(data))
             found.append(differentiate(tape, gradients(tape.end), self.method.memory * GIB, folder))
-        sign = -1.0 if isinstance(self.method.measurement(), Loss) else 1.0
-        return sign * torch.stack(found).mean(0), np.mean(losses, axis=0)
+        return self.method.sign() * torch.stack(found).mean(0), np.mean(losses, axis=0)
