@@ -9,12 +9,17 @@ from assay.evaluate.metrics import (
     mislabelled,
     overlap,
     planted,
+    randomised,
     removal,
     stability,
+    tail_patch,
     tracing,
 )
 from assay.evaluate.one_step import one_step_check
+from assay.evaluate.recommend import Recommendation, recommend
+from assay.evaluate.reliability import Reliability, reliability
 from assay.evaluate.subsets import LeaveGroupOut, LeaveOneOut, LeaveTopOut, RandomSubsets, Subsets
+from assay.evaluate.trust import Trust, trust
 from assay.evaluate.truth import Truth, truth
 
 __all__ = [
@@ -23,7 +28,10 @@ __all__ = [
     "LeaveOneOut",
     "LeaveTopOut",
     "RandomSubsets",
+    "Recommendation",
+    "Reliability",
     "Subsets",
+    "Trust",
     "Truth",
     "agreement",
     "cardinality",
@@ -33,8 +41,13 @@ __all__ = [
     "one_step_check",
     "overlap",
     "planted",
+    "randomised",
+    "recommend",
+    "reliability",
     "removal",
     "stability",
+    "tail_patch",
     "tracing",
+    "trust",
     "truth",
 ]

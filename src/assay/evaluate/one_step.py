@@ -61,19 +61,13 @@ def one_step_check(
     """
     check_scored(scores, train, queries)
     check_ranked(k, len(train))
-    if isinstance(scores.entries, TopK) and scores.entries.k < k:
-        raise MethodError(
-            f"The scores hold the {scores.entries.k} best examples of each query and the check takes {k}; give a k of "
-            f"at most {scores.entries.k}, or attribute with a larger top."
-        )
+    check_holds(scores, k)
     sets = {f"{scores.method} top {k}": best_rows(scores, k)}
     if train.kind != "arrays" and scores.method != BM25.name:
-        sets[f"bm25 top {k}"] = _baseline(BM25(), train, queries, k)
-    sets[f"random {k}"] = _baseline(Random(seed), train, queries, k)
-    walker = _Walker(model)
+        sets[f"bm25 top {k}"] = baseline_rows(BM25(), train, queries, k)
+    sets[f"random {k}"] = baseline_rows(Random(seed), train, queries, k)
     sample = list(dict.fromkeys(i for rows in sets[f"random {k}"] for i in rows))[:SAMPLE]
-    step = walker.small_step([train[i] for i in sample]) if step is None else step
-    changes = _changes(walker, train, queries, sets, step)
+    step, changes = step_changes(model, train, queries, sets, sample, step)
     names = list(sets)
     rows = [_row(name, changes[name], seed) for name in names]
     against = [
@@ -90,6 +84,20 @@ def one_step_check(
         "against": against,
         "text": _text(names, against, len(queries)),
     }
+
+
+def step_changes(
+    model: Model,
+    train: Examples,
+    queries: Examples,
+    sets: dict[str, list[list[int]]],
+    sample: Sequence[int],
+    step: float | None = None,
+) -> tuple[float, dict[str, Float[np.ndarray, " q"]]]:
+    """The step, and each query's change of loss after it on its rows of each set; `sample`: where the step is found."""
+    walker = _Walker(model)
+    step = walker.small_step([train[i] for i in sample]) if step is None else step
+    return step, _changes(walker, train, queries, sets, step)
 
 
 def best_rows(scores: Scores, k: int) -> list[list[int]]:
@@ -118,9 +126,20 @@ def check_ranked(k: int, rows: int) -> None:
         raise MethodError(f"The check takes k={k} examples of {rows}; give k between 1 and {rows}.")
 
 
-def _baseline(method: Method, train: Examples, queries: Examples, k: int) -> list[list[int]]:
+def check_holds(scores: Scores, k: int) -> None:
+    """Raise MethodError if a top-k result holds fewer than k examples of each query."""
+    if isinstance(scores.entries, TopK) and scores.entries.k < k:
+        raise MethodError(
+            f"The scores hold the {scores.entries.k} best examples of each query and the check takes {k}; give a k of "
+            f"at most {scores.entries.k}, or attribute with a larger top."
+        )
+
+
+def baseline_rows(
+    method: Method, train: Examples, queries: Examples, k: int, model: Model | None = None
+) -> list[list[int]]:
     """The method's best rows, a query at a time, as a matrix of all scores may be too large."""
-    fitted = method.fit(None, train)
+    fitted = method.fit(model, train)
     return [best_rows(fitted.score(queries[q : q + 1]), k)[0] for q in range(len(queries))]
 
 

@@ -6,8 +6,10 @@ from assay.evaluate.metrics.lds import lds
 from assay.evaluate.metrics.leave_one_out import leave_one_out
 from assay.evaluate.metrics.mislabelled import mislabelled
 from assay.evaluate.metrics.overlap import overlap, stability
+from assay.evaluate.metrics.randomised import randomised
 from assay.evaluate.metrics.removal import removal
 from assay.evaluate.metrics.retrieval import planted, tracing
+from assay.evaluate.metrics.tail_patch import tail_patch
 
 __all__ = [
     "Comparison",
@@ -17,7 +19,9 @@ __all__ = [
     "mislabelled",
     "overlap",
     "planted",
+    "randomised",
     "removal",
     "stability",
+    "tail_patch",
     "tracing",
 ]
