@@ -38,7 +38,7 @@ class Provenance:
     `unit` is "nats per removed example" where the method estimates it, "arbitrary" otherwise. `coverage` is the
     share of the model's parameters that took part (None: the method uses no parameters). `seconds` is wall-clock
     time, `peak_memory` the process's peak resident memory in bytes. `inputs` names what was read (model, train,
-    queries) as the user named it.
+    queries) as the user named it; `origin` how to read and load them again (the command line notes it).
     """
 
     method: str
@@ -54,6 +54,7 @@ class Provenance:
     peak_memory: int = 0
     versions: Mapping[str, str] = field(default_factory=lambda: package_versions())
     notes: tuple[str, ...] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", jsonable(self.parameters))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from assay.errors import InputError, StorageError
+from assay.jsonable import jsonable
 from assay.provenance import Provenance
 
 FORMAT, VERSION, MANIFEST = "assay-run", 1, "run.json"
@@ -87,6 +88,17 @@ def open_run(directory: str | os.PathLike[str]) -> "Run":
             f"{path} has format version {content.get('version')!r}; expected at most {VERSION}. Update Assay."
         )
     return Run(directory, content)
+
+
+def annotate(directory: str | os.PathLike[str], evidence: Mapping[str, Any]) -> None:
+    """Add evidence to a complete run, under names of its own or in the place of earlier evidence; only the manifest is written.
+
+    Raises InputError if there is no run, StorageError if it cannot be written; then it is as before.
+    """
+    run = open_run(directory)
+    content = {**run.manifest, "evidence": {**run.evidence(), **cast(dict[str, Any], jsonable(evidence))}}
+    with replacing(run.manifest_path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False), encoding="utf-8")
 
 
 def corrupt(path: Path, why: str) -> InputError:

@@ -1,5 +1,7 @@
 """`assay attribute`: which training examples made the model behave as it does on the queries."""
 
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from assay.cli.options import (
     OUTPUT,
     DataOptions,
     ModelOptions,
+    absolute,
     check_out,
     count,
     data_options,
@@ -86,9 +89,18 @@ def attribute(
     loaded = model.load()
     most = kept(top, len(examples), len(asked))
     scores = assay.attribute(loaded, examples, asked, chosen, top=most, tokens=tokens)
+    scores = noted(scores, {
+        "model": model.origin() if model.given else None, "train": absolute(train), "limit": limit,
+        "queries": absolute(queries), "limit_queries": limit_queries, "columns": asdict(data),
+    })  # fmt: skip
     if check is not None and loaded is not None:
         scores = scores.with_evidence(one_step=one_step_check(loaded, examples, scores, asked, k=check))
     finish(scores, top, out, with_report, as_json)
+
+
+def noted(scores: Scores, origin: Mapping[str, Any]) -> Scores:
+    """The scores with how their model and data can be read again."""
+    return replace(scores, provenance=replace(scores.provenance, origin=dict(origin)))
 
 
 def kept(top: int, examples: int, queries: int) -> int | None:

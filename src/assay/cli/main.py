@@ -15,21 +15,22 @@ from click.exceptions import Exit, NoArgsIsHelpError
 from assay import __version__
 from assay.cli.attribute import attribute
 from assay.cli.demo import demo
+from assay.cli.evaluate import evaluate
 from assay.cli.index import index
 from assay.cli.methods import methods
+from assay.cli.options import DEBUG
 from assay.cli.plan import plan
 from assay.cli.query import query
+from assay.cli.recommend import recommend
 from assay.cli.render import tell
 from assay.cli.report import report
 from assay.cli.value import value
 from assay.errors import AssayError
 from assay.progress import shown
 
-COMMANDS: tuple[click.Command, ...] = (attribute, index, query, value, plan, methods, report, demo)
-
-DEBUG = click.Option(
-    ["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error (also ASSAY_DEBUG=1)."
-)
+COMMANDS: tuple[click.Command, ...] = (
+    attribute, index, query, value, evaluate, recommend, plan, methods, report, demo,
+)  # fmt: skip
 
 
 class Assay(click.RichGroup):

@@ -22,6 +22,10 @@ from assay.models import Model
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+DEBUG = click.Option(
+    ["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error (also ASSAY_DEBUG=1)."
+)
+"""Every command takes it."""
 NO_MODEL = ("lexical", "baseline")
 """Families whose methods look at no model."""
 

@@ -1,16 +1,18 @@
 """`assay query`: ask an index."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import rich_click as click
 
 import assay
-from assay.cli.attribute import finish, kept
+from assay.cli.attribute import finish, kept, noted
 from assay.cli.options import (
     DATA,
     DataOptions,
+    absolute,
     check_out,
     data_options,
     json_option,
@@ -59,6 +61,11 @@ def query(
     silence_libraries()
     opened = assay.open(index)
     scores = opened.attribute(asked, _chosen(method, header["origin"]), top=kept(top, len(opened), len(asked)))
+    scores = noted(scores, {
+        "model": header["origin"] if "model" in header["origin"] else None, "train": None, "limit": None,
+        "queries": None if queries is None else absolute(queries), "limit_queries": limit_queries,
+        "columns": asdict(data),
+    })  # fmt: skip
     finish(scores, top, out, with_report, as_json)
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from assay.evaluate import Comparison, Trust
 from assay.explore import format
 from assay.explore.text import plain
 from assay.grain import Parts
@@ -72,8 +73,12 @@ def json_line(record: Mapping[str, Any]) -> None:
 def scores_json(scores: Scores, top: int, **facts: Any) -> None:
     """A line for each query, side and rank, one for each way in which a score was taken apart, then how they were made."""
     names = ("query_id", "rank", "train_id", "score", "side", "source", "text")
+    verdicts = {
+        entry["query_id"]: entry["verdict"] for entry in scores.evidence.get("reliability", {}).get("queries", [])
+    }
     for record in _records(scores.top(top)):
-        json_line({name: record[name] for name in names})
+        verdict = verdicts.get(record["query_id"])
+        json_line({name: record[name] for name in names} | ({} if verdict is None else {"reliability": verdict}))
     for fold in scores.parts or ():
         pair = {"query_id": fold.query_id, "train_id": fold.train_id, "by": fold.by}
         json_line({"parts": {**pair, "names": fold.names, "scores": fold.scores, "total": fold.total}})
@@ -153,7 +158,14 @@ def _cell(value: Any, width: int) -> Text:
     return inline(str(value), width) if width else Text(f"{value:+.4g}")
 
 
-CHECKS = {"agreement": ("same source as the query", "share"), "one_step": ("one-step check", "change of loss")}
+CHECKS = {
+    "agreement": ("same source as the query", "share"),
+    "agreement_label": ("same label as the query", "share"),
+    "one_step": ("one-step check", "change of loss"),
+    "tail_patch": ("tail patch", "change of loss"),
+    "lds": ("retraining on subsets", "correlation"),
+    "reliability": ("reliability", "share that stays"),
+}
 """Evidence that is printed: what it is called, and what its numbers are."""
 
 
@@ -212,3 +224,40 @@ def saved(out: Path, report: Path | None) -> None:
 
 def _records(frame: Any) -> list[dict[str, Any]]:
     return cast(list[dict[str, Any]], frame.astype(object).to_dict("records"))
+
+
+def trust_page(found: Trust, runs: Mapping[str, Path]) -> None:
+    """The methods, best first, each check's number with its interval, and what it comes to."""
+    console, table = page(), plain_table()
+    table.add_column("method")
+    for check in found.checks:
+        table.add_column(CHECKS[check][0], justify="right")
+    for name in ("stable", "verdict"):
+        table.add_column(name)
+    for row in found.rows():
+        cells = [Text("not measured") if row[check] is None else _interval(row[check]) for check in found.checks]
+        stable = "" if row["stable"] is None else format.percent(row["stable"])
+        table.add_row(inline(row["method"], ID), *cells, stable, row["verdict"])
+    console.print(table)
+    console.print(inline(found.text, 2000))
+    for name, known in found.reliability.items():
+        console.print(inline(f"{name}: {known.text}", 2000))
+    for note in found.notes:
+        console.print(inline(note, 1000))
+    for name, run in runs.items():
+        remark(f"Added to {run} ({name})")
+
+
+def _interval(row: Mapping[str, Any]) -> Text:
+    return Text(f"{row['mean']:+.3g} ({row['low']:+.2g} to {row['high']:+.2g})")
+
+
+def comparison_page(found: Comparison) -> None:
+    """A metric of every method."""
+    console, table = page(), plain_table()
+    for column in ("method", found.metric, "95% interval"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for name, row in found.rows.items():
+        table.add_row(inline(name, ID), f"{row.mean:+.4f}", f"{row.low:+.4f} to {row.high:+.4f}")
+    console.print(table)
+    console.print(inline(found.text, 2000))

@@ -1,7 +1,8 @@
 """Which method to use: the affordable ones are tried on a sample of the user's data, and judged as any run is (`trust`).
 
-The sample has some queries and training examples: BM25's best for these queries (so that there is something to find), and others at random. A
-method is affordable if `assay.plan` (or, where it knows no cost, a trial on 8 examples) says that it fits into its share of the
+The sample has some queries and training examples: BM25's best for these queries (so that there is something to find), and
+others at random. A method is affordable if `assay.plan` (or, where it knows no cost, a trial on 8 examples) says that it fits
+into its share of the
 time. Named is the cheapest method that is not clearly worse than the best one: 97.5% of resamples do not favour the best.
 """
 

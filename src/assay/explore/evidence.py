@@ -16,15 +16,62 @@ from assay.errors import InputError
 from assay.explore.format import number, unsigned
 from assay.explore.plots import Interval, intervals
 
-TITLES = {"one_step": "One-step check", "agreement": "Agreement with the queries' sources"}
+TITLES = {
+    "trust": "Which method to trust",
+    "lds": "Retraining on subsets: linear datamodeling score",
+    "leave_one_out": "Retraining without single examples",
+    "removal": "Retraining without the top examples",
+    "one_step": "One-step check",
+    "tail_patch": "Tail patch",
+    "reliability": "Reliability of each answer",
+    "randomised": "Randomised model",
+    "agreement": "Agreement with the queries' sources",
+    "agreement_label": "Agreement with the queries' labels",
+    "agreement_class": "Agreement with the queries' classes",
+    "planted": "Planted examples",
+    "mrr": "Fact tracing: mean reciprocal rank",
+    "recall": "Fact tracing: recall",
+    "auc": "Mislabelled examples: area under the curve",
+    "average_precision": "Mislabelled examples: average precision",
+    "precision": "Mislabelled examples: precision",
+    "overlap": "Overlap of the top examples",
+    "cardinality": "Do the same examples answer every query?",
+}
 MEANINGS = {
+    "trust": "The methods that were compared on these examples and queries, best first, by the strongest check that there was "
+    "time for: retraining, else a few training steps, else one. A method is to be trusted if it beats BM25, embeddings and random "
+    "examples.",
+    "lds": "The model was trained again on random subsets of the examples. The rank correlation, over subsets, between the sum of "
+    "a subset's scores and the loss that training on it brought. 1: the scores rank subsets as retraining does; 0: they say nothing.",
+    "leave_one_out": "The model was trained again without single examples. The rank correlation between an example's score and "
+    "the rise of the query's loss without it.",
+    "removal": "The model was trained again without each query's most helpful examples. Higher is better: the query's loss rose.",
+    "tail_patch": "Training goes on for a few steps on each query's most helpful examples. Below zero the query's loss fell. "
+    "The method should lie further below zero than its baselines.",
+    "reliability": "The share of each query's most helpful examples that stays when the method is run with another random seed, "
+    "on other halves of the data, or with other damping. A query is stable if enough of it stays under all of them.",
+    "randomised": "The rank correlation of the scores with those of the same method on a model of random weights. It should be "
+    "low: what survives does not come from what the model learned.",
+    "agreement_label": "The share of each query's most helpful examples that have the query's own label. Higher is better.",
+    "agreement_class": "The share of each query's most helpful examples that are of the query's own class. Higher is better.",
+    "planted": "How far up the examples stand that were planted for these queries. Higher is better; chance is their share.",
+    "mrr": "One over the rank of the best example that states the query's fact. Higher is better.",
+    "recall": "The share of the examples stating the query's fact that are found. Higher is better.",
+    "auc": "The probability that a wrongly labelled example has a lower value than a right one. 0.5 is chance.",
+    "average_precision": "How far down the wrongly labelled examples stand. Higher is better; chance is their share.",
+    "precision": "The share of wrongly labelled examples among those of lowest value. Higher is better.",
+    "overlap": "The share of the most helpful examples that two results have in common.",
+    "cardinality": "The share of other queries that have the same examples in their top. Lower is better: near 1 the method gives "
+    "every query one answer.",
     "one_step": "Take one small gradient step on a set of examples and see how the queries' loss moves. "
     "Below zero the loss fell: the set helped. The method should lie further below zero than its baselines.",
     "agreement": "The share of each query's most helpful examples that come from the query's own source. "
     "Higher is better; a source is only a stand-in for what really taught the model.",
 }
-UNITS = {"one_step": "nats of query loss", "agreement": "share"}
-FACTS = ("rows", "unit", "text")
+UNITS = {"one_step": "nats of query loss"}
+SIGNED = ("trust", "one_step", "tail_patch", "removal", "lds", "leave_one_out", "randomised")
+"""Checks whose numbers can be below zero."""
+FACTS = ("rows", "unit", "text", "metric")
 
 
 @dataclass(frozen=True)
@@ -59,7 +106,7 @@ def read_evidence(found: Mapping[str, Any]) -> list[Evidence]:
 
 
 def _read(name: str, content: Any) -> Evidence:
-    written = number if name == "one_step" else unsigned
+    written = number if name in SIGNED else unsigned
     try:
         known = [row for row in content["rows"] if row["mean"] is not None]
         drawn = [
@@ -73,7 +120,7 @@ def _read(name: str, content: Any) -> Evidence:
             for key, value in scalars.items()
             if key not in FACTS
         }
-        unit, text = str(content.get("unit", UNITS[name])), str(content.get("text", ""))
+        unit, text = str(content.get("unit", UNITS.get(name, "share"))), str(content.get("text", ""))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f'The run\'s evidence "{name}" is not in the expected form ({type(error).__name__}: {error}); expected '

@@ -69,6 +69,7 @@ class Query:
     spread: Spread
     sources: SourceTable | None
     pairs: Sequence[Pair]
+    reliability: str | None
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class QueryViews:
             spread=self._spread(column),
             sources=self._sources(column),
             pairs=pairs_of(self.scores, column, max(1, PAIRS // max(1, len(self.scores.queries)))),
+            reliability=verdict_of(self.scores, queries.ids[column]),
         )
 
     def all_sources(self) -> SourceTable | None:
@@ -244,3 +246,15 @@ def _is(count: int) -> str:
 def _opening(text: str) -> str:
     first = " ".join(text[: 4 * OPENING].split())
     return plain(first if len(first) <= OPENING and len(text) <= 4 * OPENING else first[: OPENING - 1] + "…")
+
+
+def verdict_of(scores: Scores, query_id: str) -> str | None:
+    """`stable (70% of the top stays at least)`, as the run's evidence of reliability has it; None where it was not measured."""
+    found = scores.evidence.get("reliability", {}).get("queries", [])
+    for entry in found:
+        if entry["query_id"] == query_id:
+            shares = [entry[kind] for kind in ("seed", "data", "damping") if kind in entry]
+            return (
+                f"{entry['verdict']} ({format.percent(min(shares))} of its top stays)" if shares else entry["verdict"]
+            )
+    return None
