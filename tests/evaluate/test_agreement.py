@@ -68,3 +68,28 @@ def test_what_is_refused() -> None:
         agreement(TRAIN, QUERIES, [scores(ARRAY[::-1], TRAIN.select(range(5, -1, -1)))], k=2)
     with pytest.raises(MethodError, match="6 examples and 4 queries, and were given with 5 and 4"):
         agreement(TRAIN[:5], QUERIES, [scores()], k=2)
+
+
+def test_by_label_and_by_given_classes() -> None:
+    train = assay.read([{"id": f"t{k}", "text": "a", "label": label} for k, label in enumerate([0, 0, 1, 2, 1, 2])])
+    queries = assay.read([{"id": f"q{k}", "text": "a", "label": label} for k, label in enumerate([0, None, 1, 2])])
+    found = agreement(train, queries, [scores(train=train, queries=queries)], k=3, by="label")
+    # q0: t2, t0, t1; q2: t4, t2, t0; q3: t3, t4, t5
+    assert found["rows"][0]["mean"] == pytest.approx((2 / 3 + 2 / 3 + 2 / 3) / 3)
+    assert found["unit"] == "share of the top with the query's label"
+    given = (["x", "x", "y", None, "y", "z"], ["x", None, "y", "None"])
+    as_source = agreement(TRAIN, QUERIES, [scores()], k=3)
+    as_class = agreement(TRAIN, QUERIES, [scores()], k=3, by=given)
+    assert as_class["rows"][0]["mean"] == as_source["rows"][0]["mean"]
+    with pytest.raises(MethodError, match="Classes of 1 training examples"):
+        agreement(TRAIN, QUERIES, [scores()], k=3, by=(["x"], ["x"]))
+    with pytest.raises(MethodError, match="no query has one; add a field 'label'"):
+        agreement(TRAIN, QUERIES, [scores()], k=3, by="label")
+
+
+def test_differences_are_paired() -> None:
+    other = scores(ARRAY[::-1].copy())
+    found = agreement(TRAIN, QUERIES, [scores(), other], k=3)
+    (row,) = found["against"]
+    assert row["mean"] == pytest.approx(found["rows"][0]["mean"] - found["rows"][1]["mean"])
+    assert 0 <= row["better"] <= 1

@@ -153,6 +153,11 @@ def trust(
 
 def _verdict(comparison: Comparison) -> str:
     """`trust`, or the baseline that is not beaten; random first, as nothing is said then."""
+    own = next(iter(comparison.rows))
+    if own == "random":
+        return "no better than random"
+    if comparison.higher and comparison.first.low <= 0:
+        return "no better than chance"
     surely = {name: comparison.better(name) for name in comparison.against if name in BASELINES}
     for name in sorted(surely, key=lambda name: (name != "random", surely[name])):
         if surely[name] <= 1 - SURE:
