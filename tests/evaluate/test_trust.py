@@ -38,7 +38,7 @@ def test_the_planted_answer_is_trusted_by_training_steps_and_the_wrong_one_is_no
     titles = [check.title for check in read_evidence(evidence)]
     assert titles[:2] == ["Which method to trust", "One-step check"]
     assert evidence["trust"]["rows"][0]["verdict"] == found.verdicts["right"]
-    assert list(evidence["one_step"]["per_query"])[0] == "wrong"
+    assert next(iter(evidence["one_step"]["per_query"])) == "wrong"
 
 
 def classes(n: int = 40, q: int = 6) -> tuple[Any, Any]:
