@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -196,9 +196,11 @@ class _Job:
         if time.perf_counter() < self.end:
             recipe = patch_recipe(model, train, k, seed=seed)
             share = scale * SHARES["tail_patch"]
-            patched = self._timed(
-                "tail patch", lambda asked, some: patch_changes(recipe, train, asked, some), sets, share, 0
-            )
+
+            def patch(asked: Examples, some: Sets) -> dict[str, Float64[np.ndarray, " q"]]:
+                return patch_changes(recipe, train, asked, some)
+
+            patched = self._timed("tail patch", patch, sets, share, 0)
             if patched:
                 found["tail_patch"] = {
                     name: patch_comparison(recipe, k, _first(patched, name), seed) for name in self.named
@@ -255,7 +257,11 @@ class _Job:
         found: dict[str, dict[str, Any]] = {name: {} for name in self.named}
         for name, result in self.named.items():
             ordered = [result, *(other for title, other in self.named.items() if title != name)]
-            for key, by in (("agreement", "source"), ("agreement_label", "label")):
+            kinds: tuple[tuple[str, Literal["source", "label"]], ...] = (
+                ("agreement", "source"),
+                ("agreement_label", "label"),
+            )
+            for key, by in kinds:
                 classes = self.queries.sources if by == "source" else self.queries.labels
                 if any(value is not None for value in classes):
                     found[name][key] = agreement(self.train, self.queries, ordered, self.k, self.seed, by)
@@ -341,9 +347,9 @@ def _varied(dense: dict[str, Scores], others: dict[str, Scores], found: Truth) -
 
 def _asked(scores: Scores, kept: np.ndarray) -> Scores:
     """The scores for some of the queries."""
-    queries = scores.queries
+    queries, positions = scores.queries, cast(list[int], kept.tolist())
     table = Table(
-        [queries.ids[q] for q in kept], [queries.sources[q] for q in kept], [queries.texts[q] for q in kept],
+        [queries.ids[q] for q in positions], [queries.sources[q] for q in positions], [queries.texts[q] for q in positions],
         np.arange(len(kept)), len(kept),
     )  # fmt: skip
     return Scores.of(scores.array[:, kept], scores.train, table, scores.provenance)

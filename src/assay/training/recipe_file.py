@@ -61,7 +61,7 @@ def _checked(path: Path, name: str, value: Any) -> Any:
     if isinstance(default, tuple):
         pair = cast(list[Any], value)
         right = isinstance(value, list) and len(pair) == 2 and all(isinstance(v, int | float) for v in pair)
-        value, expected = tuple(pair) if right else value, "a list of two numbers"
+        value, expected = cast(Any, tuple(pair) if right else value), "a list of two numbers"
     elif isinstance(default, str):
         right, expected = isinstance(value, str), "a text"
     elif isinstance(default, int):

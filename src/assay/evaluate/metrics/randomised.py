@@ -105,5 +105,5 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     if one.numel() < LEAST:
         return bool(torch.equal(one, other)) and one.numel() > 4
     a, b = (w.double().flatten() - w.double().mean() for w in (one, other.to(one.device)))
-    norm = float(a.norm() * b.norm())
+    norm = float(a.square().sum() * b.square().sum()) ** 0.5
     return norm > 0 and abs(float(a @ b)) / norm > ALIKE
