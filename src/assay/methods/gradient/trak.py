@@ -15,12 +15,13 @@ trained.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from assay.curvature.gram import cholesky
 from assay.errors import MethodError
 from assay.index.reader import StoredIndex
 from assay.methods.base import option
@@ -88,7 +89,7 @@ class TRAK(GradientMethod):
         ridge = 1e-3 * float(gram.diagonal().mean())
         plain = index.rows >= 4 * index.dim
         for lam in [self.damping] if self.damping is not None else [0.0] * plain + [ridge]:
-            factor = _cholesky(gram, lam)
+            factor = cholesky(gram, lam)
             if factor is not None:
                 return factor
         raise MethodError(
@@ -108,16 +109,3 @@ class TRAK(GradientMethod):
 
 MOST_DIMENSIONS = 2**15
 """Of the Gram matrix (8 GiB)."""
-SINGULAR = 1e-12
-"""Share of a diagonal entry that a pivot must exceed: below it is the rounding of features with 7 digits."""
-
-
-def _cholesky(gram: Float64[Tensor, "k k"], lam: float) -> Float64[Tensor, "k k"] | None:
-    """The factor of `gram + lam I`, or None if that is singular."""
-    damped = gram.clone()
-    damped.diagonal().add_(lam)
-    result: tuple[Tensor, Tensor] = cast(Any, torch.linalg).cholesky_ex(damped)
-    factor, failed = result
-    if int(failed) or not bool((factor.diagonal().square() > SINGULAR * damped.diagonal()).all()):
-        return None
-    return factor
