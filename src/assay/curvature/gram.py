@@ -74,6 +74,11 @@ def factored(moment: Float64[Tensor, "k k"], damping: float) -> Float64[Tensor, 
     return factor
 
 
+def eigh(moment: Float64[Tensor, "k k"]) -> tuple[Float64[Tensor, " k"], Float64[Tensor, "k k"]]:
+    """Eigenvalues, ascending, and eigenvectors as columns, of a symmetric matrix."""
+    return cast(tuple[Tensor, Tensor], cast(Any, torch.linalg).eigh(moment))
+
+
 def solve(factor: Float64[Tensor, "k k"], psi: Float[Tensor, "q k"]) -> Float[Tensor, "q k"]:
     """`(M + lam I)^-1 psi` by the factor of `cholesky`, in the dtype of psi."""
     return torch.cholesky_solve(psi.to(factor.device).double().T, factor).T.to(psi)

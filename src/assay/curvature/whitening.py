@@ -5,13 +5,13 @@ Any such W gives the same inner products and cosines; the symmetric root stays c
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from assay.curvature.gram import SINGULAR, factored
+from assay.curvature.gram import SINGULAR, eigh, factored
 from assay.errors import MethodError
 
 
@@ -31,7 +31,8 @@ class Whitening:
         """`W = L^-T` of `M + lam I = L L^T`. Raises MethodError where that is singular."""
         factor = factored(moment, damping)
         eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
-        return cls(torch.linalg.solve_triangular(factor, eye, upper=False).T.contiguous())
+        inverse = cast(Tensor, cast(Any, torch.linalg).solve_triangular(factor, eye, upper=False))
+        return cls(inverse.T.contiguous())
 
     def __call__(self, phi: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         """`phi W`, in the dtype of phi."""
@@ -42,7 +43,7 @@ def power(moment: Float64[Tensor, "k k"], exponent: float, damping: float = 0.0)
     """`(M + lam I)^exponent`, symmetric, by an eigendecomposition. Raises MethodError for a negative exponent of a
     matrix that is singular to the precision of the features.
     """
-    values, vectors = torch.linalg.eigh(moment)
+    values, vectors = eigh(moment)
     values = values + damping
     if exponent < 0 and not bool(values[0] > SINGULAR * values[-1]):
         ridge = 1e-3 * float(moment.diagonal().mean())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from assay.tasks.base import Observe, evaluating
@@ -97,7 +97,7 @@ def is_causal(module: nn.Module) -> bool:
 def measure_head(
     linear: nn.Linear,
     hidden: Float[Tensor, "tokens width"],
-    target: Int[Tensor, " tokens"],
+    target: Shaped[Tensor, " tokens"],
     scale: Float[Tensor, " tokens"],
     example: Int[Tensor, " tokens"],
     measurement: Measurement,
