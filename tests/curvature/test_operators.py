@@ -345,8 +345,7 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.parametrize("kind", ALL)
-@pytest.mark.parametrize("case", ["llama tied", "grouped"])
+@pytest.mark.parametrize(("kind", "case"), [(EKFAC, "grouped"), (Diagonal, "mlp")])
 def test_a_killed_fit_goes_on_with_the_same_bits(
     kind: type[Curvature], case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +353,7 @@ def test_a_killed_fit_goes_on_with_the_same_bits(
     monkeypatch.setattr(sweep, "WINDOW", 2)
     monkeypatch.setattr(sweep, "KEEP_EVERY", 1)
     model, rows = CASES[case]()
+    rows = rows[:5]
     expected, place, finished = fit(kind(), model, rows), store._place, False
     for survived in itertools.count():
         left = survived
@@ -378,7 +378,7 @@ def test_a_killed_fit_goes_on_with_the_same_bits(
         assert not list(folder.rglob("progress.*"))
         if finished:
             break
-    assert survived >= 6
+    assert survived >= 5
 
 
 def test_factors_are_used_again_and_anothers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,19 +406,17 @@ def test_factors_are_used_again_and_anothers_are_refused(tmp_path: Path, monkeyp
 
 
 def test_an_example_that_is_not_finite_stops_or_adds_nothing() -> None:
-    model, rows = perceptron()
+    model, rows = regression()
     x = torch.stack([torch.as_tensor(row.data["x"]) for row in rows])
-    y = torch.tensor([int(row.data["y"]) for row in rows])
-    x[7] = float("nan")
-    bad = assay.read((x, y))
+    x[7, 2] = 1e200  # its gradient is no float32
+    bad = assay.read((x, torch.stack([torch.as_tensor(row.data["y"]) for row in rows])))
     good = bad.select([k for k in range(30) if k != 7])
+    psi = torch.randn(2, 12, dtype=torch.float64)
     for kind in (*ALL, Dense):
         with pytest.raises(NonFiniteError, match=str(bad.ids[7])):
             fit(kind(), model, bad)
-        psi = torch.randn(2, 57, dtype=torch.float64)
-        torch.testing.assert_close(
-            fit(kind(), model, bad, on_nonfinite="skip").apply(psi), fit(kind(), model, good).apply(psi)
-        )
+        found = fit(kind(), model, bad, on_nonfinite="skip").apply(psi)
+        torch.testing.assert_close(found, fit(kind(), model, good).apply(psi))
 
 
 def test_a_loss_without_a_distribution_needs_the_empirical_variant() -> None:

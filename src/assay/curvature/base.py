@@ -145,8 +145,10 @@ def load_operator(folder: Path) -> Operator:
 
     tensors, content = load(folder)
     kinds: dict[str, type[Operator]] = {kind.kind: kind for kind in (Spectral, DenseOperator)}
-    stored = cast(list[dict[str, Any]], content["blocks"])
-    blocks = tuple(Block(**{**entry, "parameters": tuple(entry["parameters"])}) for entry in stored)
+    blocks = tuple(
+        Block(about["name"], about["rows"], about["cols"], tuple(about["parameters"]), about["transposed"])
+        for about in cast(list[dict[str, Any]], content["blocks"])
+    )
     return kinds[content["kind"]].of(blocks, tensors, content)
 
 

@@ -49,7 +49,7 @@ class Dense(Curvature):
                 items = [task.encode(example) for example in to.examples[k : k + AT_ONCE]]
                 batch = task.collate(items, to.model.device)
                 gradients, losses = capture(batch, measurement)
-                bad = not_finite(batch.ids, gradients, losses, to.on_nonfinite)
+                bad = not_finite(batch.ids, gradients.float(), losses, to.on_nonfinite)
                 moment.add(gradients[~bad].cpu())
                 advance(len(items))
         values, vectors = eigh(moment.sum / max(moment.weight, 1.0))

@@ -5,8 +5,11 @@ from typing import Any, cast
 from assay.errors import MethodError, nearest
 from assay.methods.base import Fitted, Method, Registered, ValueMethod
 from assay.methods.baseline.random import Random
+from assay.methods.gradient.diagonal import Diagonal
+from assay.methods.gradient.ekfac import EKFAC
 from assay.methods.gradient.gradcos import GradCos
 from assay.methods.gradient.graddot import GradDot
+from assay.methods.gradient.kfac import KFAC
 from assay.methods.gradient.self_influence import SelfInfluence
 from assay.methods.gradient.tracin import TracIn
 from assay.methods.gradient.trak import TRAK
@@ -14,7 +17,9 @@ from assay.methods.lexical.bm25 import BM25
 from assay.methods.lexical.embedding import Embedding
 from assay.methods.lexical.tfidf import TFIDF
 
-METHODS: tuple[type[Registered], ...] = (GradDot, GradCos, TracIn, TRAK, SelfInfluence, BM25, TFIDF, Embedding, Random)
+METHODS: tuple[type[Registered], ...] = (
+    GradDot, GradCos, TracIn, TRAK, Diagonal, KFAC, EKFAC, SelfInfluence, BM25, TFIDF, Embedding, Random,
+)  # fmt: skip
 
 
 def find(method: str | Registered, **parameters: Any) -> Registered:
@@ -37,9 +42,12 @@ def find(method: str | Registered, **parameters: Any) -> Registered:
 
 __all__ = [
     "BM25",
+    "EKFAC",
+    "KFAC",
     "METHODS",
     "TFIDF",
     "TRAK",
+    "Diagonal",
     "Embedding",
     "Fitted",
     "GradCos",

@@ -15,7 +15,7 @@ trained.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float, Float64
@@ -54,7 +54,8 @@ class TRAK(GradientMethod):
     def check(self) -> None:
         """Damping is not negative."""
         super().check()
-        self.expect(self.damping is None or self.damping >= 0, "damping", "a number of at least 0")
+        number = self.damping is None or (isinstance(cast(object, self.damping), (int, float)) and self.damping >= 0)
+        self.expect(number, "damping", "a number of at least 0")
 
     def train_measurement(self) -> Measurement:
         """The margin; over tokens as `train_loss` says."""
