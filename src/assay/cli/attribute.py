@@ -39,6 +39,12 @@ from assay.scores import Scores
 )
 @limit_queries
 @data_options
+@click.option(
+    "--prefilter",
+    metavar="NAME:N",
+    panel="Method",
+    help="Exact scores only for each query's N best by a cheap method: bm25:N, tfidf:N, embedding:N or factored:RANK:N.",
+)
 @top_option
 @out_options
 @click.option(
@@ -65,6 +71,7 @@ def attribute(
     limit_queries: int | None,
     data: DataOptions,
     method: Choice,
+    prefilter: str | None,
     top: int,
     out: Path | None,
     with_report: bool,
@@ -85,7 +92,7 @@ def attribute(
     examples, asked = data.read(train, limit), data.read(queries, limit_queries)
     loaded = model.load()
     most = kept(top, len(examples), len(asked))
-    scores = assay.attribute(loaded, examples, asked, chosen, top=most, tokens=tokens)
+    scores = assay.attribute(loaded, examples, asked, chosen, top=most, tokens=tokens, prefilter=prefilter)
     if check is not None and loaded is not None:
         scores = scores.with_evidence(one_step=one_step_check(loaded, examples, scores, asked, k=check))
     finish(scores, top, out, with_report, as_json)

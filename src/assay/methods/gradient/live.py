@@ -22,7 +22,7 @@ from assay.index.build import PROBE
 from assay.methods.base import Fitted
 from assay.methods.gradient.base import GradientMethod, Told, inverse, query_features
 from assay.models import Model
-from assay.provenance import Provenance, measured
+from assay.provenance import Cost, Provenance, measured
 from assay.ranking import TopK
 from assay.scores import Scores
 from assay.tables import Table
@@ -49,7 +49,7 @@ class Live(Fitted):
         with measured(self.seconds) as cost:
             entries, about = self._scores(queries, self.train)
             kept = entries if top is None else TopK.of_columns((entries[:, q] for q in range(len(queries))), top)
-        return Scores.of(kept, self.train, Table.of(queries, loss=about.losses), self._provenance(queries, about, cost))
+        return Scores.of(kept, self.train, Table.of(queries, loss=about.losses), self.provenance(queries, about, cost))
 
     def turned(self, psi: Float[Tensor, "q k"], stage: int) -> Float[Tensor, "q k"]:
         """`P_c psi_c`, for queries or whatever else has the form of a gradient."""
@@ -133,7 +133,8 @@ class Live(Fitted):
         names = [block.name for block in part.blocks]
         return [self.method.part(state, names) for state in self.states]
 
-    def _provenance(self, queries: Examples, about: "About", cost: Any) -> Provenance:
+    def provenance(self, queries: Examples, about: "About", cost: Cost) -> Provenance:
+        """Of scores for these queries."""
         method, model = self.method, self.model
         return Provenance(
             method=method.name,
