@@ -94,7 +94,7 @@ def test_what_is_not_given_is_the_methods_own_default() -> None:
 
 
 def test_a_parameter_of_other_methods_is_refused() -> None:
-    with pytest.raises(MethodError, match=r"'bm25' has no --damping\. Methods that have it: trak\."):
+    with pytest.raises(MethodError, match=r"'bm25' has no --damping\. Methods that have it: trak"):
         choice("bm25", damping=1.0).method()
     with pytest.raises(MethodError, match="k1=-1"):
         choice("bm25", k1=-1.0).method()
