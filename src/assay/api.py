@@ -18,6 +18,7 @@ from assay.methods import Fitted, Method, Registered, ValueMethod, find
 from assay.methods.gradient.base import GradientMethod, without_checkpoints
 from assay.methods.gradient.indexed import Indexed, check_model
 from assay.methods.gradient.parts import folds_of, take_apart
+from assay.methods.two_stage import parse_prefilter, two_stage
 from assay.models import Model, load
 from assay.scores import Scores
 from assay.values import Values
@@ -40,6 +41,7 @@ def attribute(
     *,
     top: int | None = None,
     tokens: int | None = None,
+    prefilter: str | None = None,
 ) -> Scores:
     """Scores of every training example for every query; higher = more helpful.
 
@@ -51,15 +53,19 @@ def attribute(
             and query; beyond, the best and worst 100.
         tokens: take apart the scores of so many pairs at both ends of each query, by token and module (`scores.parts`);
             gradient methods without compression.
+        prefilter: `bm25:N`, `tfidf:N`, `embedding:N` or `factored:RANK:N`: a cheap method finds the N best of each query,
+            and only those and a random slice get exact scores; the recall on the slice is in the notes.
 
     Raises:
         InputError: of one kind or another, see `assay.errors`.
     """
     chosen = _attribution(method)
+    cheap = None if prefilter is None else parse_prefilter(prefilter)
     train, queries = read(train), read(queries)
     fitted = chosen.fit(model, train)
     by = None if tokens is None else folds_of(fitted)
-    scores = fitted.score(queries, _kept(len(train), len(queries), top))
+    kept = _kept(len(train), len(queries), top)
+    scores = fitted.score(queries, kept) if cheap is None else two_stage(fitted, cheap, model, train, queries, top)
     if tokens is None or by is None:
         return scores
     return scores.with_parts(take_apart(fitted, train, queries, scores.pairs(tokens), by))

@@ -2,6 +2,7 @@
 
 import copy
 import fnmatch
+import glob
 import hashlib
 import json
 import os
@@ -56,6 +57,8 @@ class Model:
         task: what its loss is, from `assay.tasks`.
         modules: glob patterns over module names (`"*.mlp.*"`); only their parameters take part. None: all trainable.
         checkpoints: weights along the training run, for methods that use several; empty: the module as it is.
+        path: sum of the learning rates of all steps of the run, where plain or momentum SGD trained the model and it is
+            known (`assay.Recipe` notes it); how far a gradient of constant size 1 would have gone.
 
     Raises:
         ModelError: no trainable parameter, or a pattern that matches none.
@@ -69,8 +72,9 @@ class Model:
         modules: str | Sequence[str] | None = None,
         checkpoints: Sequence[Checkpoint] = (),
         name: str | None = None,
+        path: float | None = None,
     ) -> None:
-        self.module, self.task = module, task
+        self.module, self.task, self.path = module, task, path
         self.patterns = (modules,) if isinstance(modules, str) else tuple(modules or ())
         self.checkpoints = tuple(checkpoints)
         self.name = name or type(module).__name__
@@ -114,7 +118,14 @@ class Model:
     def at(self, stage: Checkpoint) -> "Model":
         """The same model with the weights of a checkpoint."""
         module = stage.load()
-        return self if module is self.module else Model(module, self.task, modules=self.patterns, name=self.name)
+        if module is self.module:
+            return self
+        return Model(module, self.task, modules=self.patterns, name=self.name, path=self.path)
+
+    def part(self, parameters: Sequence[str]) -> "Model":
+        """The same model as it is, of which only the named parameters take part."""
+        escaped = [glob.escape(name) for name in parameters]
+        return Model(self.module, self.task, modules=escaped, name=self.name, path=self.path)
 
     def fingerprint(self) -> str:
         """SHA-256 over the names, shapes, dtypes and bits of all weights, and over the patterns and the task."""

@@ -8,7 +8,7 @@ import pytest
 from tests.cli.helpers import json_lines, run
 
 from assay.cli import main
-from assay.cli.parameters import Choice, kind_of, kinds_of, method_options, parameters
+from assay.cli.parameters import Choice, NumberOrWord, kind_of, kinds_of, method_options, parameters
 from assay.errors import MethodError
 from assay.methods import BM25, METHODS, GradCos, Method, Random
 from assay.methods.base import option
@@ -30,7 +30,10 @@ def test_types_and_choices_come_from_the_field() -> None:
     found = options("attribute")
     assert found["newton"].is_flag
     assert found["newton"].secondary_opts == ["--no-newton"]
-    assert found["damping"].type is click.FLOAT
+    assert found["k1"].type is click.FLOAT
+    assert isinstance(found["damping"].type, NumberOrWord)  # a number for trak, also a word for ekfac
+    assert found["damping"].type.convert("1e-3", None, None) == 1e-3
+    assert found["damping"].type.convert("cv", None, None) == "cv"
     assert found["seed"].type is click.INT
     assert isinstance(found["train_loss"].type, click.Choice)
     assert tuple(found["train_loss"].type.choices) == ("sum", "mean")
@@ -91,7 +94,7 @@ def test_what_is_not_given_is_the_methods_own_default() -> None:
 
 
 def test_a_parameter_of_other_methods_is_refused() -> None:
-    with pytest.raises(MethodError, match=r"'bm25' has no --damping\. Methods that have it: trak\."):
+    with pytest.raises(MethodError, match=r"'bm25' has no --damping\. Methods that have it: trak"):
         choice("bm25", damping=1.0).method()
     with pytest.raises(MethodError, match="k1=-1"):
         choice("bm25", k1=-1.0).method()

@@ -375,7 +375,7 @@ def test_products_with_given_gradients(tied: bool, monkeypatch: pytest.MonkeyPat
     batch = batch_of(model, ROWS)
     with capturing(model, Identity()) as capture:
         whole, _ = capture(batch, Loss())
-    with capturing(model, Against(psi=whole[:2].clone())) as capture:
+    with capturing(model, Against(psi=whole[:2].clone(), squares=True)) as capture:
         products, _ = capture(batch, Loss())
     torch.testing.assert_close(products[:, :2], whole @ whole[:2].T)
     torch.testing.assert_close(products[:, 2], whole.square().sum(1))
@@ -394,6 +394,6 @@ def test_products_where_a_layer_is_used_twice() -> None:
     batch = batch_of(model, arrays(torch.randn(3, 4)))
     with capturing(model, Identity()) as capture:
         whole, _ = capture(batch, Loss())
-    with capturing(model, Against(psi=whole[:1].clone())) as capture:
+    with capturing(model, Against(psi=whole[:1].clone(), squares=True)) as capture:
         products, _ = capture(batch, Loss())
     torch.testing.assert_close(products[:, 1], whole.square().sum(1))

@@ -42,6 +42,12 @@ from assay.scores import Scores
 )
 @limit_queries
 @data_options
+@click.option(
+    "--prefilter",
+    metavar="NAME:N",
+    panel="Method",
+    help="Exact scores only for each query's N best by a cheap method: bm25:N, tfidf:N, embedding:N or factored:RANK:N.",
+)
 @top_option
 @out_options
 @click.option(
@@ -68,6 +74,7 @@ def attribute(
     limit_queries: int | None,
     data: DataOptions,
     method: Choice,
+    prefilter: str | None,
     top: int,
     out: Path | None,
     with_report: bool,
@@ -88,7 +95,7 @@ def attribute(
     examples, asked = data.read(train, limit), data.read(queries, limit_queries)
     loaded = model.load()
     most = kept(top, len(examples), len(asked))
-    scores = assay.attribute(loaded, examples, asked, chosen, top=most, tokens=tokens)
+    scores = assay.attribute(loaded, examples, asked, chosen, top=most, tokens=tokens, prefilter=prefilter)
     scores = noted(scores, {
         "model": model.origin() if model.given else None, "train": absolute(train), "limit": limit,
         "queries": absolute(queries), "limit_queries": limit_queries, "columns": asdict(data),

@@ -103,19 +103,36 @@ class Choice:
         return replace(cast(Any, chosen), **{**kept, **self.given})
 
 
+class NumberOrWord(click.ParamType):  # pyright: ignore[reportMissingTypeArgument] - generic since click 8.4
+    """A number where it reads as one, otherwise the word, which the method knows or refuses."""
+
+    name = "number or word"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """Never fails."""
+        try:
+            return float(value)
+        except ValueError:
+            return str(value)
+
+
 # -- one option --------------------------------------------------------------------------------------------------------
 
 
 def _option(parameter: Parameter) -> Callable[[Any], Any]:
     """The option of a hyper-parameter; not given, it leaves the method's own default."""
     type_ = kind_of(*parameter.owners[0])
-    if any(kind_of(kind, field) is not type_ for kind, field in parameter.owners):
+    kinds = {kind_of(kind, field) for kind, field in parameter.owners}
+    if kinds == {float, NumberOrWord}:
+        type_ = NumberOrWord  # a method that takes a number only refuses a word itself
+    elif len(kinds) > 1:
         raise TypeError(f"{', '.join(parameter.methods)} disagree on the type of {parameter.name}.")
     choices = {field.metadata.get("choices") for _, field in parameter.owners}
     (only,) = choices if len(choices) == 1 else (None,)
     names = [f"{parameter.flag}/--no-{parameter.flag[2:]}" if type_ is bool else parameter.flag, parameter.name]
+    chosen = click.Choice(only) if only and type_ is str else type_() if type_ is NumberOrWord else type_
     return click.option(
-        *names, default=None, type=click.Choice(only) if only and type_ is str else type_, help=_help(parameter),
+        *names, default=None, type=chosen, help=_help(parameter),
         panel=f"Parameters of {', '.join(parameter.methods)}",
     )  # fmt: skip
 
@@ -124,10 +141,12 @@ SIMPLE = (int, float, str, bool)
 
 
 def kind_of(kind: type[Registered], field: Field[Any]) -> type:
-    """int, float, str or bool, from the annotation; None is "not given", and objects are for Python only."""
+    """int, float, str, bool or NumberOrWord, from the annotation; None is "not given", and objects are for Python only."""
     annotation: Any = get_type_hints(kind)[field.name]
     if get_origin(annotation) in (Union, types.UnionType):
         known: list[Any] = [part for part in get_args(annotation) if part in SIMPLE]
+        if set(known) == {float, str}:
+            return NumberOrWord
         annotation = known[0] if len(known) == 1 else annotation
     if get_origin(annotation) is Literal:
         annotation = cast(Any, type(get_args(annotation)[0]))

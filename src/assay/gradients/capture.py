@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from assay.gradients.blocks import Layout, Site, lay_out
 from assay.gradients.functional import each_gradient, requiring_gradients
-from assay.gradients.rules import Factored, NotByExample, Whole
+from assay.gradients.rules import Factored, NotByExample, OneHot, Side, Whole
 from assay.gradients.sketch import Compression, Sketch, sum_outer, sum_outer_flat
 from assay.models import Model
 from assay.tasks import Batch, Measurement
@@ -35,12 +35,14 @@ class Capture:
         self.misfits: set[nn.Module] = set()
         self.seen: set[nn.Module] = set()
         self._sites = {site.module: site for site in layout.sites}
+        self._additive = sketch.linear if sketch.additive is None else sketch.additive
         self._active: dict[nn.Module, Site] = {}  # the sites of the pass that runs; empty: hooks are silent
         self._batch = 0
-        self._dtype = torch.float64 if _precision(model) == torch.float64 else torch.float32
+        self._dtype = torch.float64 if precision(model) == torch.float64 else torch.float32
         self._features = torch.empty(0)
         self._runs: Counter[int] = Counter()  # how often a block was used in the pass: tied or repeated layers
         self._waiting: dict[int, Tensor] = {}
+        self._latest: tuple[Any, Tensor, Side] | None = None  # for inputs that several layers share (q, k, v)
         self._source: Tensor | None = None  # a zero added to the first outputs, where gradients flow to
 
     @property
@@ -71,6 +73,7 @@ class Capture:
         """One forward and one backward pass; the features of all blocks but the slow ones, and the misfits."""
         self._batch, self._source, self._found, self._runs = len(batch), None, set[nn.Module](), Counter[int]()
         self._features = torch.zeros(len(batch), self.width, dtype=self._dtype, device=self.model.device)
+        self.sketch.begin(self.model.task.positions(batch))
         sites = [site.less(slow) for site in self.layout.sites]
         self._active = {site.module: site for site in sites if site.blocks}
         try:
@@ -83,6 +86,7 @@ class Capture:
             return self._features, values.detach(), self._found
         finally:
             self._active, self._source, self._features, self._waiting = {}, None, torch.empty(0), {}
+            self._latest = None
 
     def _by_example(self, batch: Batch, measurement: Measurement, slow: set[int], features: Tensor) -> None:
         blocks = {k: self.layout.blocks[k] for k in sorted(slow)}
@@ -132,14 +136,30 @@ class Capture:
         (block,) = site.blocks.values()
         batch, sketch = self._batch, self.sketch
         compress, compress_late = (sketch.left, sketch.right) if rule.early_is_left else (sketch.right, sketch.left)
-        known = compress(block, rule.early(site.module, x, batch))
+        known = compress(block, self._side(rule, site.module, x))
 
         def late(d: Tensor) -> None:
             other = compress_late(block, rule.late(site.module, d, batch))
             left, right = (known, other) if rule.early_is_left else (other, known)
-            self._put(block, sum_outer(left, right, self._dtype))
+            numbers = sketch.pair(block, left, right, self._dtype) if self._additive or self._runs[block] == 1 else None
+            if numbers is None:
+                time = left.index.shape[1] if isinstance(left, OneHot) else left.shape[1]
+                self._put(block, sketch.formed(block, sum_outer(left, right, self._dtype), time))
+            else:
+                self._features[:, sketch.slots[block]] += numbers
 
         return late
+
+    def _side(self, rule: Factored, module: nn.Module, x: Tensor) -> Side:
+        """The early side; the same object for all layers that it is equal for, so that work on it is done once."""
+        shared = rule.shared(module)
+        if shared is None:
+            return rule.early(module, x, self._batch)
+        # the input is kept until the next one, so that its memory holds nothing else meanwhile
+        key = (type(rule).early, shared, x.data_ptr(), x.shape, x.stride(), x.dtype, x._version)
+        if self._latest is None or self._latest[0] != key:
+            self._latest = (key, x, rule.early(module, x, self._batch))
+        return self._latest[2]
 
     def _early_whole(self, site: Site, rule: Whole, x: Tensor) -> Callable[[Tensor], None]:
         batch, sketch = self._batch, self.sketch
@@ -178,8 +198,13 @@ class Capture:
         assert isinstance(left, Tensor)
         assert isinstance(right, Tensor)
         first, last = int(example[0]), int(example[-1])
-        gradient = sum_outer_flat(left, right[0], example - first, last - first + 1, self._dtype)
-        self._put(block, gradient, slice(first, last + 1), partial=True)
+        rows, example, count = slice(first, last + 1), example - first, last - first + 1
+        numbers = self.sketch.tokens(block, left, right[0], example, count) if self._additive else None
+        if numbers is None:
+            gradient = sum_outer_flat(left, right[0], example, count, self._dtype)
+            self._put(block, self.sketch.formed(block, gradient, len(left)), rows, partial=True)
+        else:
+            self._features[rows, self.sketch.slots[block]] += numbers
 
     def _put(
         self, block: int, gradient: Float[Tensor, "n p q"], rows: slice = slice(None), partial: bool = False
@@ -194,10 +219,14 @@ class Capture:
 
 
 @contextmanager
-def capturing(model: Model, compression: Compression, layout: Layout | None = None) -> Generator[Capture]:
-    """Hooks on, weights frozen, evaluation mode; everything as it was on the way out, also after an error."""
+def capturing(model: Model, compression: Compression | Sketch, layout: Layout | None = None) -> Generator[Capture]:
+    """Hooks on, weights frozen, evaluation mode; everything as it was on the way out, also after an error.
+
+    A sketch is taken as it is, bound to the layout's blocks.
+    """
     layout = layout or lay_out(model)
-    sketch = compression.bind(layout.blocks, model.device, _precision(model))
+    bound = isinstance(compression, Sketch)
+    sketch = compression if bound else compression.bind(layout.blocks, model.device, precision(model))
     model.task.prepare(model.module)
     capture = Capture(model, layout, sketch)
     with ExitStack() as undo:
@@ -222,5 +251,6 @@ def _leaves(values: Tensor) -> list[Tensor]:
     return leaves
 
 
-def _precision(model: Model) -> torch.dtype:
+def precision(model: Model) -> torch.dtype:
+    """The dtype of the parameters that take part."""
     return next((p.dtype for p in model.parameters.values() if p.is_floating_point()), torch.float32)

@@ -131,7 +131,7 @@ def feature_tiles(
                 batch = model.task.collate([items[k] for k in members], model.device)
                 phi, value = capture(batch, measurement)
                 phi = phi.float()  # before the check: what float64 holds may be infinite here
-                bad = _not_finite(batch.ids, phi, value, on_nonfinite)
+                bad = not_finite(batch.ids, phi, value, on_nonfinite)
                 if bool(bad.any()):
                     phi, value = phi.masked_fill(bad[:, None], 0), value.masked_fill(bad, 0)
                 statistics["skipped"][members] = bad.float().cpu()
@@ -169,7 +169,7 @@ def _formed(layout: Layout, capture: Capture, compression: Compression) -> int:
     return max(capture.width, largest if compression.forms_gradients else 1)
 
 
-def _not_finite(
+def not_finite(
     ids: Sequence[str], features: Tensor, values: Tensor, on_nonfinite: OnNonfinite
 ) -> Bool[Tensor, " batch"]:
     """Which examples have a measurement or gradient that is NaN or infinite; raises for the first unless skipped."""

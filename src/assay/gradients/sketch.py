@@ -1,24 +1,25 @@
-"""What capture expects of a compression: linear maps of per-example gradients to short feature vectors.
+"""What capture expects of a compression: maps of per-example gradients to short feature vectors.
 
 A *compression* is a frozen choice (`Factored(rank=16)`); bound to a model's blocks it is a *sketch*, which holds the
-random matrices. All sketches are linear, so contributions of tied layers and chunks of tokens simply add up, and
-`E <sketch(g), sketch(h)> = <g, h>`.
+random matrices. A linear sketch takes the contributions of tied layers and chunks of tokens one by one and adds them;
+for a random projection `E <sketch(g), sketch(h)> = <g, h>`. Statistics of gradients (moments of their sides, of their
+coordinates in another basis) are sketches too, that add up what they see beside the features.
 
 Shapes: `batch` examples, `time` positions, a block's gradient [rows, cols], `width` numbers in a feature vector.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from assay.gradients.blocks import Block
 from assay.gradients.rules import OneHot, Side
+from assay.tasks.measurements import generator as generator
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class Sketch(ABC):
     linear: bool = True
     """Whether contributions to a block may be emitted one by one and added."""
 
+    additive: bool | None = None
+    """Whether `pair` and `tokens` may be asked for contributions one by one; None: as `linear`."""
+
+    def begin(self, real: Bool[Tensor, "batch time"] | None) -> None:  # noqa: B027 - for those that keep something
+        """A pass over a batch starts, perhaps the same one again; `real`: positions that are no padding, None: all."""
+
     @abstractmethod
     def left(self, block: int, side: Side) -> Side:
         """Compress the side of the rows, [batch, time, rows] or [tokens, rows], as soon as it is known."""
@@ -54,6 +61,27 @@ class Sketch(ABC):
     @abstractmethod
     def right(self, block: int, side: Side) -> Side:
         """Compress the side of the columns."""
+
+    def formed(self, block: int, gradient: Float[Tensor, "batch p q"], time: int) -> Float[Tensor, "batch p q"]:
+        """What is left to do where the gradient was formed from its two compressed sides of `time` positions."""
+        return gradient
+
+    def pair(self, block: int, left: Side, right: Side, dtype: torch.dtype) -> Float[Tensor, "batch w"] | None:
+        """Numbers for the block's slot from its two compressed sides, where that is cheaper than by the gradient; None:
+        form the gradient.
+        """
+        return None
+
+    def tokens(
+        self,
+        block: int,
+        left: Float[Tensor, "tokens p"],
+        right: Float[Tensor, "tokens q"],
+        example: Int[Tensor, " tokens"],
+        batch: int,
+    ) -> Float[Tensor, "batch w"] | None:
+        """The same for some tokens of `batch` examples in one list, ordered by `example`."""
+        return None
 
     @abstractmethod
     def emit(self, block: int, gradient: Float[Tensor, "batch p q"]) -> Float[Tensor, "batch w"]:
@@ -94,12 +122,6 @@ def gather(table: Float[Tensor, "size p"], side: OneHot) -> Float[Tensor, "batch
     """`onehot @ table`: rows of the table; zeros where there is no index."""
     rows = table[side.index.clamp(min=0)]
     return rows * (side.index >= 0)[..., None] if bool((side.index < 0).any()) else rows
-
-
-def generator(seed: int, *names: object) -> torch.Generator:
-    """A CPU generator whose state depends on the seed and the names only."""
-    digest = hashlib.sha256(repr((seed, *names)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
 
 def _scatter(left: OneHot, right: Float[Tensor, "batch time q"]) -> Float[Tensor, "batch size q"]:

@@ -5,8 +5,11 @@ from typing import Any, cast
 from assay.errors import MethodError, nearest
 from assay.methods.base import Fitted, Method, Registered, ValueMethod
 from assay.methods.baseline.random import Random
+from assay.methods.gradient.diagonal import Diagonal
+from assay.methods.gradient.ekfac import EKFAC
 from assay.methods.gradient.gradcos import GradCos
 from assay.methods.gradient.graddot import GradDot
+from assay.methods.gradient.kfac import KFAC
 from assay.methods.gradient.self_influence import SelfInfluence
 from assay.methods.gradient.tracin import TracIn
 from assay.methods.gradient.trak import TRAK
@@ -17,18 +20,9 @@ from assay.methods.replay.index import ReplayIndex
 from assay.methods.replay.replay import Replay
 
 METHODS: tuple[type[Registered], ...] = (
-    GradDot,
-    GradCos,
-    TracIn,
-    TRAK,
-    SelfInfluence,
-    Replay,
-    ReplayIndex,
-    BM25,
-    TFIDF,
-    Embedding,
-    Random,
-)
+    GradDot, GradCos, TracIn, TRAK, Diagonal, KFAC, EKFAC, SelfInfluence, Replay, ReplayIndex,
+    BM25, TFIDF, Embedding, Random,
+)  # fmt: skip
 
 
 def find(method: str | Registered, **parameters: Any) -> Registered:
@@ -51,9 +45,12 @@ def find(method: str | Registered, **parameters: Any) -> Registered:
 
 __all__ = [
     "BM25",
+    "EKFAC",
+    "KFAC",
     "METHODS",
     "TFIDF",
     "TRAK",
+    "Diagonal",
     "Embedding",
     "Fitted",
     "GradCos",

@@ -12,14 +12,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from assay.compress import SJLT, Factored, Identity, parse
+from assay.curvature.covariance import WIDEST
 from assay.errors import MethodError
 from assay.examples import Examples, read
 from assay.gradients.blocks import Layout, lay_out
 from assay.gradients.features import EXAMPLES, NUMBERS, window_rows
 from assay.gradients.sketch import Compression
 from assay.index.format import DTYPES, Dtype
-from assay.methods import BM25, TFIDF, TRAK, Embedding, Random, Registered, SelfInfluence, find
+from assay.methods import BM25, KFAC, TFIDF, TRAK, Diagonal, Embedding, Random, Registered, SelfInfluence, find
 from assay.methods.gradient.base import GradientMethod
+from assay.methods.gradient.influence import InfluenceMethod
 from assay.models import Model
 from assay.runtime.machine import Machine, measure, resident_memory
 from assay.runtime.workload import Data, data_of, network_of
@@ -41,6 +43,8 @@ EXAMPLE = 60e-6
 """Seconds of overhead of an example: reading it, its fingerprint, its text."""
 START = 0.1
 """Seconds before anything is computed."""
+DECOMPOSED = 20
+"""Operations of an eigendecomposition in float64, as a multiple of the matrix's size cubed."""
 KEPT = 1.6
 """Activations kept for the backward pass, as a multiple of the numbers between layers."""
 HASHED = 1.5e9
@@ -144,6 +148,10 @@ class _Gradients:
         """Of an attribution, or of an index."""
         assert isinstance(self.method, GradientMethod)
         compression = self.method.compressor()
+        if queries is None and not self.method.compresses:
+            raise MethodError(
+                f"The method '{self.method.name}' has no index to build; give queries to plan an attribution."
+            )
         if queries is None and isinstance(compression, Identity):
             compression = Factored(self.method.seed)  # as `build` does
         live = isinstance(compression, Identity) and not self.method.stores
@@ -164,6 +172,10 @@ class _Gradients:
         if isinstance(self.method, TRAK) and asked is not None:
             steps.append(Step("Gram matrices", self.stages * self._gram(width)))
             memory += 4 * 8 * width**2
+        if isinstance(self.method, InfluenceMethod):
+            fit, held = self._curvature(self.method)
+            steps.insert(1, fit)
+            memory += held
         temporary = ("The index is temporary, in TMPDIR.",) if disk and asked is not None else ()
         return self._planned(steps, memory, disk, temporary)
 
@@ -216,6 +228,23 @@ class _Gradients:
         operations += 2 * queries * data.examples * self.numbers * EFFICIENCY / THIN
         times = FORMED + (SCATTERED if isinstance(compression, SJLT) else 0)
         return operations / (EFFICIENCY * machine.flops) + times * 4 * data.examples * self.numbers / machine.bytes
+
+    def _curvature(self, method: InfluenceMethod) -> tuple[Step, float]:
+        """Passes over the fitting examples, moments of the sides in each, eigenvectors once; and what is held of it."""
+        share = min(1.0, method.fitting_examples / len(self.train))
+        sides = [n for b in self.layout.blocks if b.cols > 1 for n in (b.rows, b.cols) if n <= WIDEST]
+        squares, cubes = sum(n**2 for n in sides), sum(n**3 for n in sides)
+        speed = EFFICIENCY * self.machine.flops
+        factored, corrected = not isinstance(method, Diagonal), not isinstance(method, KFAC)
+        per_pass = self._floor(self.data) + self._slow(self.data) + self.data.examples * self.data.encoding
+        seconds = share * (factored + corrected) * (per_pass + factored * 2 * squares * self.data.positions / speed)
+        if corrected:
+            seconds += share * self._compress(self.data, Identity(), 0)
+        seconds += self._check(1) + factored * DECOMPOSED * cubes / speed
+        if method.damping == "cv":
+            seconds *= 2
+        held = 4 * self.numbers + factored * 4 * squares + 12 * (self.numbers if corrected else squares)
+        return Step("curvature", seconds), held
 
     def _slow(self, data: Data) -> float:
         """Blocks that no rule covers: a pass an example."""

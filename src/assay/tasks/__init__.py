@@ -2,7 +2,7 @@
 
 from assay.tasks.base import Batch, Item, Observe, Task
 from assay.tasks.language import CausalLM, SequenceClassification
-from assay.tasks.measurements import Loss, Margin, Measurement, Miss
+from assay.tasks.measurements import Loss, Margin, Measurement, Miss, Sampled
 from assay.tasks.outcomes import (
     Choosable,
     Contrast,
@@ -35,6 +35,7 @@ __all__ = [
     "Negated",
     "Observe",
     "Regress",
+    "Sampled",
     "SequenceClassification",
     "Task",
     "Token",

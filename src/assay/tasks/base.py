@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from assay.errors import DataError, MethodError, ModelError
@@ -130,6 +130,10 @@ class Task(ABC):
     def shares(self, batch: Batch, reduction: Reduction) -> Float[Tensor, " n"]:
         """What each row of `outputs` counts in its example's loss: 1 for a sum, 1/positions for a mean."""
         return torch.ones(len(batch), dtype=torch.float64)
+
+    def positions(self, batch: Batch) -> Bool[Tensor, "batch time"] | None:
+        """Which positions of each example are real, where some only fill up its tensors; None: all."""
+        return None
 
     def sample_labels(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Batch:
         """The batch with targets drawn from the model's own distribution (for the Fisher matrix)."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -115,7 +115,7 @@ def is_causal(module: nn.Module) -> bool:
 def measure_head(
     linear: nn.Linear,
     hidden: Float[Tensor, "tokens width"],
-    target: Int[Tensor, " tokens"],
+    target: Shaped[Tensor, " tokens"],
     scale: Float[Tensor, " tokens"],
     example: Int[Tensor, " tokens"],
     measurement: Measurement,

@@ -57,6 +57,10 @@ class _Text(Task):
                 tensors[f"{other}attention_mask"] = mask.long()
         return Batch(tuple(item.id for item in items), tensors)
 
+    def positions(self, batch: Batch) -> Bool[Tensor, "batch time"]:
+        """Those that hold a token, not padding."""
+        return batch.tensors["attention_mask"].bool()
+
     def features(self, module: nn.Module, batch: Batch) -> Float[Tensor, "batch hidden"]:
         """Mean of the last hidden states over the example's tokens (completion tokens, if it has a prompt)."""
         with torch.no_grad():
@@ -204,7 +208,7 @@ class CausalLM(_Text):
         targets = batch.tensors["labels"][:, 1:]
         predicted = targets != IGNORED
         example, position = predicted.nonzero(as_tuple=True)
-        target = targets[predicted]
+        target = measurement.aim(targets[predicted], example, batch.ids)
         scale = _scale(predicted, measurement, module)[example]
         head = find_head(module)
         if head is not None and (head.frozen or not torch.is_grad_enabled()):
@@ -362,7 +366,8 @@ class SequenceClassification(_Text):
         check_classes(batch.tensors["labels"], logits.shape[1], batch.ids)
         target = aimed(measurement, batch.tensors["labels"], self._class)
         check_class(measurement, target, logits.shape[1])
-        return measurement.of_logits(logits, target)
+        each = torch.arange(len(batch), device=logits.device)
+        return measurement.of_logits(logits, measurement.aim(target, each, batch.ids))
 
     def tokens_of(self, example: Example, measurement: Measurement | None = None) -> tuple[Token, ...]:
         """The tokens of the text; none is predicted."""
@@ -460,10 +465,10 @@ def _predicted(batch: Batch) -> Bool[Tensor, "batch time"]:
 
 
 def _scale(predicted: Tensor, measurement: Measurement, module: nn.Module) -> Float[Tensor, " batch"]:
-    """What each predicted token of an example counts: 1 for a sum, 1/tokens for a mean."""
+    """What each predicted token of an example counts."""
     exact = torch.float64 if next(module.parameters()).dtype == torch.float64 else torch.float32
     count = predicted.sum(1).to(exact)
-    return torch.ones_like(count) if measurement.reduction == "sum" else 1.0 / count
+    return measurement.share(count)
 
 
 def _inputs(module: nn.Module, batch: Batch) -> dict[str, Any]:

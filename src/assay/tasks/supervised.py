@@ -22,7 +22,7 @@ from assay.tasks.base import (
     draw,
     precise,
 )
-from assay.tasks.measurements import Loss, Margin, Measurement, Miss
+from assay.tasks.measurements import Loss, Margin, Measurement, Miss, Sampled
 from assay.tasks.outcomes import Measure, MeasureOutputs, Negated, negative
 
 
@@ -79,7 +79,8 @@ class Classify(Task):
         check_classes(batch.tensors["y"], logits.shape[1], batch.ids)
         target = aimed(measurement, batch.tensors["y"], class_number)
         check_class(own, target, logits.shape[1])
-        return measurement.of_logits(logits, target)
+        each = torch.arange(len(batch), device=logits.device)
+        return measurement.of_logits(logits, measurement.aim(target, each, batch.ids))
 
     def outputs(self, module: nn.Module, batch: Batch) -> Float[Tensor, "n c"]:
         """Logits."""
@@ -133,6 +134,10 @@ class Regress(Task):
         match measurement:
             case Loss():
                 return 0.5 * (output - target).square().sum(1)
+            case Sampled():  # y ~ Normal(f, 1)
+                return 0.5 * (
+                    output - output.detach() - measurement.noise(output.shape[1], batch.ids).to(output)
+                ).square().sum(1)
             case Margin() | Miss() if output.shape[1] != 1:
                 raise MethodError("This method needs a regression with one output; this model has several.")
             case Margin():
@@ -192,6 +197,11 @@ class Custom(Task):
         if isinstance(measurement, MeasureOutputs):
             return measurement.of_outputs(module(_cast(batch.tensors["x"], module)), batch)
         if not isinstance(measurement, Loss):
+            if isinstance(measurement, Sampled):
+                raise MethodError(
+                    f"The task '{self.name}' has no distribution to draw labels from, which the Fisher matrix needs. "
+                    "Choose the empirical one: fisher='empirical' (--fisher empirical)."
+                )
             raise MethodError(
                 f"The task '{self.name}' knows its loss only, and was asked for the measurement '{measurement.label}'. "
                 "What it can take beside the loss is a function of the module's outputs (assay.tasks.MeasureOutputs)."

@@ -11,6 +11,7 @@ from assay.errors import MethodError
 from assay.models import Checkpoint, Model
 from assay.tasks import Loss, Measurement
 from assay.training.data import encode
+from assay.training.optimizers import SGD, Update
 from assay.training.state import Layout, State, module_state
 from assay.training.steps import Steps
 
@@ -84,10 +85,17 @@ def assemble(steps: Steps, states: tuple[State, ...], losses: list[float], secon
         for state in states
     ]
     return Run(
-        Model(module, steps.data.task, checkpoints=checkpoints),
+        Model(module, steps.data.task, checkpoints=checkpoints, path=_path(steps.update)),
         torch.tensor(losses, dtype=torch.float64),
         torch.tensor(rates, dtype=torch.float64),
         states,
         steps.layout,
         seconds,
     )
+
+
+def _path(update: Update) -> float | None:
+    """Sum of the rates, each momentum-weighted step counted whole; None for optimisers that rescale the gradient."""
+    if not isinstance(update.optimizer, SGD) or update.clip is not None:
+        return None
+    return sum(update.rates) / (1.0 - update.optimizer.momentum)

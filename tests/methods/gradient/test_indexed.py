@@ -14,6 +14,7 @@ from torch import nn
 import assay
 from assay.errors import InputError, MethodError
 from assay.methods import TRAK, GradCos, GradDot, TracIn
+from assay.methods.gradient import live
 from assay.methods.gradient.base import GradientMethod
 from assay.models import Checkpoint, Model
 from assay.tasks import CausalLM, Regress
@@ -120,12 +121,10 @@ def test_the_temporary_index_goes_with_the_fitted_method(tmp_path: Path, monkeyp
 
 
 def test_queries_too_many_for_exact_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    from assay.methods.gradient import base
-
-    monkeypatch.setattr(base, "MOST_NUMBERS", 1000)
+    monkeypatch.setattr(live, "MOST_NUMBERS", 1000)
     with pytest.raises(MethodError, match=r"Exact gradients of 2 queries .*compression='factored:16'"):
-        assay.attribute(model_of(0), TRAIN, QUERIES, "graddot")
-    assay.attribute(model_of(0), TRAIN, QUERIES, GradDot(compression="factored:4"))
+        assay.attribute(model_of(0), TRAIN, QUERIES, "gradcos")  # whose lengths are over all layers at once
+    assay.attribute(model_of(0), TRAIN, QUERIES, GradCos(compression="factored:4"))
 
 
 @pytest.mark.parametrize("compression", ["factord:4", "factored:x", "factored:0", "none:3", 16])

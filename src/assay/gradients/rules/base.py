@@ -5,7 +5,7 @@ Shapes: `batch` examples, `time` positions a layer's weight was applied at (1 if
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -57,6 +57,10 @@ class Factored(Rule):
     """
 
     early_is_left = False
+
+    def shared(self, module: nn.Module) -> Hashable:
+        """Modules for which this is equal, and not None, have equal early sides where they have the same input."""
+        return None
 
     @abstractmethod
     def early(self, module: nn.Module, x: Tensor, batch: int) -> Side:

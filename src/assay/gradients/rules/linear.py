@@ -16,6 +16,10 @@ class Linear(Factored):
         """[out, in (+ 1)]."""
         return matrix(module)
 
+    def shared(self, module: nn.Module) -> bool:
+        """The input with or without a 1 behind it."""
+        return optional(module, "bias") is not None
+
     def early(self, module: nn.Module, x: Tensor, batch: int) -> Tensor:
         """Inputs, with 1 appended for the bias."""
         return with_bias(positions(x, batch), optional(module, "bias"))

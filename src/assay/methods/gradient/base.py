@@ -20,20 +20,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from assay.compress import Compression, Identity, parse
-from assay.compress.against import Against
 from assay.errors import MethodError
 from assay.examples import Examples
-from assay.gradients.features import OnNonfinite, Tile, coverage_note, feature_tiles, layout_for, notes
+from assay.gradients.blocks import Layout
+from assay.gradients.features import OnNonfinite, Tile, feature_tiles, layout_for, notes
 from assay.index.build import PROBE, Contents, at_stage, build_index
 from assay.index.format import Dtype
 from assay.jsonable import jsonable
 from assay.methods.base import Fitted, Method, option
 from assay.methods.centre import CENTRES, REMOVED, check_centre, check_no_centre, fit_at_centres
 from assay.models import Checkpoint, Model
-from assay.provenance import Provenance, measured
-from assay.ranking import TopK
-from assay.scores import Scores
-from assay.tables import Table
+from assay.provenance import measured
 from assay.tasks import Choosable, Loss, Measurement, label_of, measurement_of, negative
 from assay.tasks.base import evaluating
 from assay.training import Recipe, model_of
@@ -53,6 +50,10 @@ class GradientMethod(Method):
     row_scale: ClassVar[RowScale] = "none"
     stores: ClassVar[bool] = False
     """Whether it needs a pass over all features before it can score, so that they are stored even uncompressed."""
+    compresses: ClassVar[bool] = True
+    """Whether compressed features will do; otherwise it needs exact gradients."""
+    blockwise: ClassVar[bool] = False
+    """Whether its score is a sum over blocks of parameters, so that they can be taken a few at a time."""
 
     compression: str = option("none", "none (exact), factored:RANK or sjlt:DIM")
     seed: int = option(0, "of the random projection")
@@ -71,7 +72,12 @@ class GradientMethod(Method):
         """The compression must be readable, the centre in range."""
         check_centre(self)
         self.expect(isinstance(cast(object, self.compression), str), "compression", "its name, such as 'factored:16'")
-        parse(self.compression, self.seed)
+        exact = isinstance(parse(self.compression, self.seed), Identity)
+        if not self.compresses and not exact:
+            raise MethodError(
+                f"{self.name} needs exact gradients, as its curvature is that of the layers themselves, and "
+                f"compression={self.compression!r} was given. Leave it out; many queries are cheap (low_rank=0.1)."
+            )
         self.outcome()
 
     def parameters(self) -> dict[str, Any]:
@@ -129,6 +135,14 @@ class GradientMethod(Method):
         """`w_c`, given the learning rate at each checkpoint."""
         return [1.0 for _ in rates]
 
+    def scale(self, rows: int) -> float:
+        """What every score is multiplied with, given the number of training examples."""
+        return 1.0
+
+    def allowed_error(self) -> float:
+        """Largest relative error of a query's gradient in a block where factors replace it; 0: none (exact gradients)."""
+        return 0.0
+
     def query_side(self, psi: Float[Tensor, "q k"], state: Any, stage: int) -> Float[Tensor, "q k"]:
         """`P_c psi_c(q)`; by default P is the identity."""
         return psi
@@ -136,6 +150,14 @@ class GradientMethod(Method):
     def state(self, source: Any) -> Any:
         """What the method needs to know of all training features; a pass over a stored index."""
         return None
+
+    def fitted_state(self, model: Model, train: Examples, layout: Layout, stage: int) -> Any:
+        """The same for exact gradients, at one checkpoint (the model is already there): `query_side` gets a list."""
+        return None
+
+    def part(self, state: Any, names: list[str]) -> Any:
+        """What of a checkpoint's state belongs to the named blocks."""
+        return state
 
     # -- from here on shared -----------------------------------------------------------------------------------------
 
@@ -174,7 +196,9 @@ class GradientMethod(Method):
         """The same for a model that is trained."""
         model = self.staged(self.check_model(model))
         if isinstance(self.compressor(), Identity) and not self.stores:
-            return Live(self, model, train)
+            from assay.methods.gradient.live import fit_live
+
+            return fit_live(self, model, train)
         from assay.methods.gradient.indexed import Indexed
 
         folder = Path(tempfile.mkdtemp(prefix="assay-"))
@@ -195,7 +219,7 @@ class GradientMethod(Method):
 
 def without_checkpoints(model: Model) -> Model:
     """The model as it is now."""
-    return Model(model.module, model.task, modules=model.patterns, name=model.name)
+    return Model(model.module, model.task, modules=model.patterns, name=model.name, path=model.path)
 
 
 @dataclass(frozen=True)
@@ -229,85 +253,6 @@ def losses(model: Model, examples: Examples) -> Float[np.ndarray, " n"]:
             values += model.task.measure(model.module, batch, Loss("mean")).tolist()
     return np.array(values)
 
-
-@dataclass(frozen=True)
-class Live(Fitted):
-    """Exact gradients of the training examples, taken when there are queries and multiplied as they come.
-
-    Memory: the queries' gradients (queries x parameters) and a few examples'; for each checkpoint one pass.
-    """
-
-    method: GradientMethod
-    model: Model
-    train: Examples
-
-    def score(self, queries: Examples, top: int | None = None) -> Scores:
-        """Dense scores, of which `top` keeps the best at both ends."""
-        method, model = self.method, self.model
-        self._check_memory(queries)
-        model.task.check(self.train)
-        with measured() as cost:
-            stages = model.stages()
-            weights = method.weights([stage.rate for stage in stages])
-            total = np.zeros((len(self.train), len(queries)), np.float64)
-            told, coverage, losses = Told(), 1.0, np.zeros(len(queries))
-            for number, (stage, weight) in enumerate(zip(stages, weights, strict=True)):
-                at = model.at(stage)
-                side = query_features(at, queries, method, number)
-                psi = self.turned(side.features, number)
-                coverage = self._pass(at, psi, weight, total, told)
-                told.query(side)
-                losses = side.losses
-            entries = total.astype(np.float32)
-            kept = entries if top is None else TopK.of_columns((entries[:, q] for q in range(len(queries))), top)
-        provenance = Provenance(
-            method=method.name,
-            parameters=method.parameters(),
-            unit=method.score_unit(),
-            inputs={"model": model.name, "train": self.train.origin, "queries": queries.origin},
-            model_fingerprint=model.fingerprint(),
-            train_fingerprint=self.train.fingerprint(),
-            query_fingerprint=queries.fingerprint(),
-            coverage=coverage,
-            seconds=cost.seconds,
-            peak_memory=cost.peak_memory,
-            notes=(*method.score_notes(), *coverage_note(model), *told.notes()),
-        )
-        return Scores.of(kept, self.train, Table.of(queries, loss=losses), provenance)
-
-    def turned(self, psi: Float[Tensor, "q k"], stage: int) -> Float[Tensor, "q k"]:
-        """`P_c psi_c`, for queries or whatever else has the form of a gradient."""
-        return self.method.query_side(psi, None, stage)
-
-    def _pass(
-        self, model: Model, psi: Float[Tensor, "q k"], weight: float, total: Float[np.ndarray, "n q"], told: "Told"
-    ) -> float:
-        """Add the scores at one checkpoint to `total`; returns the coverage."""
-        method = self.method
-        measurement = method.train_measurement()
-        layout = layout_for(model, self.train, measurement, PROBE)
-        on_nonfinite = cast(OnNonfinite, method.on_nonfinite)
-        for tile in feature_tiles(model, self.train, Against(psi=psi), measurement, layout, on_nonfinite=on_nonfinite):
-            products, length = tile.features[:, :-1].double(), tile.features[:, -1].double().sqrt()
-            if method.row_scale == "norm":
-                products *= inverse(length)[:, None]
-            total[tile.start : tile.start + len(products)] += weight * products.numpy()
-            told.tile(tile)
-        return layout.coverage
-
-    def _check_memory(self, queries: Examples) -> None:
-        """Exact gradients of all queries must fit."""
-        numbers = len(queries) * sum(p.numel() for p in self.model.parameters.values())
-        if numbers > MOST_NUMBERS:
-            raise MethodError(
-                f"Exact gradients of {len(queries)} queries take {numbers * 4 / 2**30:.0f} GiB for this model; at most "
-                f"{MOST_NUMBERS * 4 / 2**30:.0f} GiB are used. Ask fewer queries at a time, choose modules, or "
-                "compress: compression='factored:16' (--compression factored:16)."
-            )
-
-
-MOST_NUMBERS = 2**30
-"""Numbers in the exact gradients of all queries at most (4 GiB)."""
 
 SHORTEST = 1e-18
 """A shorter gradient counts as zero in a cosine: its square is beyond the range of float32."""

@@ -22,3 +22,4 @@ class GradDot(GradientMethod):
     name: ClassVar[str] = "graddot"
     summary: ClassVar[str] = "inner product of the two loss gradients, unscaled"
     paper: ClassVar[str] = "Charpiat et al. 2019 (2102.05262)"
+    blockwise: ClassVar[bool] = True

@@ -89,7 +89,7 @@ class Indexed(Fitted):
         for number in used:
             side = query_features(self.model.at(stages[number]), queries, self.method, number)
             turned = self.method.query_side(side.features, self._state, number)
-            psi[number] = weights[number] * turned
+            psi[number] = weights[number] * self.method.scale(self.index.rows) * turned
             losses, cut = side.losses, side.cut
         return psi, losses, cut
 

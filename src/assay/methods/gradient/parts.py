@@ -34,7 +34,8 @@ from assay.gradients.functional import each_gradient, requiring_gradients
 from assay.gradients.parts import along_positions, along_terms
 from assay.grain import BY, ELSEWHERE, NOWHERE, By, Fold, Parts
 from assay.methods.base import Fitted
-from assay.methods.gradient.base import Live, inverse
+from assay.methods.gradient.base import inverse
+from assay.methods.gradient.live import Live
 from assay.models import Model
 from assay.tasks import Batch, Measure, Measurement, Negated, Token
 from assay.tasks.base import evaluating
@@ -55,7 +56,8 @@ def take_apart(fitted: Fitted, train: Examples, queries: Examples, pairs: Sequen
     live = _exact(fitted)
     _check(live, by)
     stages = live.model.stages()
-    weights = live.method.weights([stage.rate for stage in stages])
+    scale = live.method.scale(len(live.train))
+    weights = [scale * weight for weight in live.method.weights([stage.rate for stage in stages])]
     wanted = list(dict.fromkeys(BASE.get(fold, fold) for fold in by))
     total: dict[tuple[Pair, By], Float64[np.ndarray, " n"]] = {}
     modules: list[str] = []

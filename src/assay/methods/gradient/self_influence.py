@@ -96,7 +96,7 @@ class SelfInfluence(ValueMethod):
         """Exact squares are added up block by block, so that no gradient is kept."""
         chosen = parse(self.compression, self.seed)
         if isinstance(chosen, Identity):
-            return Against(psi=torch.empty(0, sum(block.size for block in layout.blocks)))
+            return Against(psi=torch.empty(0, sum(block.size for block in layout.blocks)), squares=True)
         return at_stage(chosen, number)
 
     def _squares(self, features: Float[Tensor, "n k"]) -> Float[np.ndarray, " n"]:

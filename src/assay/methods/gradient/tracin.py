@@ -23,6 +23,7 @@ class TracIn(GradientMethod):
     name: ClassVar[str] = "tracin"
     summary: ClassVar[str] = "inner products of gradients, summed over checkpoints by learning rate"
     paper: ClassVar[str] = "Pruthi et al. 2020 (2002.08484)"
+    blockwise: ClassVar[bool] = True
     every_checkpoint: ClassVar[bool] = True
 
     def weights(self, rates: Sequence[float]) -> list[float]:

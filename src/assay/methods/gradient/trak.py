@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from assay.curvature.gram import cholesky
 from assay.errors import MethodError
 from assay.index.reader import StoredIndex
 from assay.methods.base import option
@@ -53,7 +54,8 @@ class TRAK(GradientMethod):
     def check(self) -> None:
         """Damping is not negative."""
         super().check()
-        self.expect(self.damping is None or self.damping >= 0, "damping", "a number of at least 0")
+        number = self.damping is None or (isinstance(cast(object, self.damping), (int, float)) and self.damping >= 0)
+        self.expect(number, "damping", "a number of at least 0")
 
     def train_measurement(self) -> Measurement:
         """The margin; over tokens as `train_loss` says."""
@@ -88,7 +90,7 @@ class TRAK(GradientMethod):
         ridge = 1e-3 * float(gram.diagonal().mean())
         plain = index.rows >= 4 * index.dim
         for lam in [self.damping] if self.damping is not None else [0.0] * plain + [ridge]:
-            factor = _cholesky(gram, lam)
+            factor = cholesky(gram, lam)
             if factor is not None:
                 return factor
         raise MethodError(
@@ -108,16 +110,3 @@ class TRAK(GradientMethod):
 
 MOST_DIMENSIONS = 2**15
 """Of the Gram matrix (8 GiB)."""
-SINGULAR = 1e-12
-"""Share of a diagonal entry that a pivot must exceed: below it is the rounding of features with 7 digits."""
-
-
-def _cholesky(gram: Float64[Tensor, "k k"], lam: float) -> Float64[Tensor, "k k"] | None:
-    """The factor of `gram + lam I`, or None if that is singular."""
-    damped = gram.clone()
-    damped.diagonal().add_(lam)
-    result: tuple[Tensor, Tensor] = cast(Any, torch.linalg).cholesky_ex(damped)
-    factor, failed = result
-    if int(failed) or not bool((factor.diagonal().square() > SINGULAR * damped.diagonal()).all()):
-        return None
-    return factor

@@ -1,0 +1,30 @@
+"""EK-FAC: the eigenbasis of K-FAC with the eigenvalues that fit the gradients best.
+
+    C = (Q_S kron Q_A) diag(Lam) (Q_S kron Q_A)^T,      Lam = mean over examples of (Q_S^T G Q_A)^2
+
+George et al. 2018 (1806.03884), proposition 2: among all diagonals in that basis it is the one nearest to the Fisher
+matrix in Frobenius norm. Grosse et al. 2023 (2308.03296), section 2.2. Blocks without sides have no factors and
+get their diagonal. Cost: two forward and backward passes; tokens x (rows^2 + cols^2) in each, tokens x rows x cols in the
+second; rows^3 + cols^3 once, in float64.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from assay.curvature.base import Curvature, Fit
+from assay.curvature.kfac import KFAC
+from assay.curvature.spectral import Spectral, squares_in
+from assay.curvature.store import Workshop
+
+
+@dataclass(frozen=True)
+class EKFAC(Curvature):
+    """Corrected eigenvalues, in the eigenbasis of the factors."""
+
+    name: ClassVar[str] = "ekfac"
+
+    def fitted(self, to: Fit, workshop: Workshop) -> Spectral:
+        """K-FAC for the bases, and a pass for the eigenvalues."""
+        factors = KFAC(self.fisher, self.seed).fit(to, workshop.inside("kfac"))
+        assert isinstance(factors, Spectral)
+        return squares_in(to, self.measured(to), factors.bases, workshop, "curvature, eigenvalues")

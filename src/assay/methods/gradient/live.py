@@ -1,0 +1,175 @@
+"""Exact gradients of the training examples, taken when there are queries and multiplied as they come.
+
+For each checkpoint one pass over the training examples, or several over groups of layers where the gradients of all
+queries do not fit into memory together. Memory: the queries' gradients (queries x parameters, at most 4 GiB) and a few
+examples'.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from assay.compress.against import Against
+from assay.errors import MethodError
+from assay.examples import Examples
+from assay.gradients.blocks import Layout
+from assay.gradients.features import OnNonfinite, coverage_note, feature_tiles, layout_for
+from assay.index.build import PROBE
+from assay.methods.base import Fitted
+from assay.methods.gradient.base import GradientMethod, Told, inverse, query_features
+from assay.models import Model
+from assay.provenance import Cost, Provenance, measured
+from assay.ranking import TopK
+from assay.scores import Scores
+from assay.tables import Table
+
+MOST_NUMBERS = 2**30
+"""Numbers in the exact gradients of all queries that are held at once (4 GiB)."""
+
+
+@dataclass(frozen=True)
+class Live(Fitted):
+    """A method fitted to training examples whose gradients are not stored.
+
+    `states`: what it knows of them, a checkpoint each; `seconds`: what fitting took.
+    """
+
+    method: GradientMethod
+    model: Model
+    train: Examples
+    states: tuple[Any, ...]
+    seconds: float
+
+    def score(self, queries: Examples, top: int | None = None) -> Scores:
+        """Dense scores, of which `top` keeps the best at both ends."""
+        with measured(self.seconds) as cost:
+            entries, about = self._scores(queries, self.train)
+            kept = entries if top is None else TopK.of_columns((entries[:, q] for q in range(len(queries))), top)
+        return Scores.of(kept, self.train, Table.of(queries, loss=about.losses), self.provenance(queries, about, cost))
+
+    def turned(self, psi: Float[Tensor, "q k"], stage: int) -> Float[Tensor, "q k"]:
+        """`P_c psi_c`, for queries or whatever else has the form of a gradient."""
+        return self.method.query_side(psi, list(self.states), stage)
+
+    def some(self, queries: Examples, rows: Int[np.ndarray, " m"]) -> tuple[Float[np.ndarray, "m q"], "About"]:
+        """Scores of these rows only, the method being fitted to all; and what there is to tell."""
+        return self._scores(queries, self.train.select(rows.tolist()))
+
+    def _scores(self, queries: Examples, train: Examples) -> tuple[Float[np.ndarray, "n q"], "About"]:
+        method, model, about = self.method, self.model, About(Told(), np.zeros(len(queries)), 1.0)
+        model.task.check(queries)
+        model.task.check(train)
+        stages = model.stages()
+        weights = method.weights([stage.rate for stage in stages])
+        total = np.zeros((len(train), len(queries)), np.float64)
+        for number, (stage, weight) in enumerate(zip(stages, weights, strict=True)):
+            at = model.at(stage)
+            layout = layout_for(at, self.train, method.train_measurement(), PROBE)
+            about.coverage = layout.coverage
+            for part, part_layout in self._parts(at, layout, len(queries)):
+                side = query_features(part, queries, method, number)
+                psi = method.query_side(side.features, self._states(part_layout, layout), number)
+                self._pass(part, part_layout, train, weight * psi, total, about.told)
+                about.told.query(side)
+                about.losses = side.losses
+        return (total * method.scale(len(self.train))).astype(np.float32), about
+
+    def _pass(
+        self, model: Model, layout: Layout, train: Examples, psi: Tensor, total: Float[np.ndarray, "n q"], told: Told
+    ) -> None:
+        """Add the scores at one checkpoint, of the blocks of the layout, to `total`."""
+        method = self.method
+        unit = method.row_scale == "norm"
+        against = Against(seed=method.seed, psi=psi, squares=unit, low_rank=method.allowed_error())
+        tiles = feature_tiles(
+            model,
+            train,
+            against,
+            method.train_measurement(),
+            layout,
+            on_nonfinite=cast(OnNonfinite, method.on_nonfinite),
+        )
+        for tile in tiles:
+            products = tile.features[:, : len(psi)].double()
+            if unit:
+                products *= inverse(tile.features[:, -1].double().sqrt())[:, None]
+            total[tile.start : tile.start + len(products)] += products.numpy()
+            told.tile(tile)
+
+    def _parts(self, model: Model, layout: Layout, queries: int) -> Iterator[tuple[Model, Layout]]:
+        """The model as a whole, or groups of its blocks of which all queries' gradients fit into memory.
+
+        Raises MethodError where they do not fit and the method needs all blocks at once.
+        """
+        numbers = queries * sum(block.size for block in layout.blocks)
+        if numbers <= MOST_NUMBERS:
+            yield model, layout
+            return
+        if not self.method.blockwise:
+            raise MethodError(
+                f"Exact gradients of {queries} queries take {numbers * 4 / 2**30:.0f} GiB for this model; at most "
+                f"{MOST_NUMBERS * 4 / 2**30:.0f} GiB are used. Ask fewer queries at a time, choose modules, or "
+                "compress: compression='factored:16' (--compression factored:16)."
+            )
+        groups: list[list[str]] = []
+        room = 0
+        for block in layout.blocks:
+            if queries * block.size > room:
+                groups.append([])
+                room = MOST_NUMBERS
+            groups[-1] += block.parameters
+            room -= queries * block.size
+        for names in groups:
+            part = model.part(names)
+            yield part, layout_for(part, self.train, self.method.train_measurement(), PROBE)
+
+    def _states(self, part: Layout, layout: Layout) -> list[Any]:
+        if part is layout:
+            return list(self.states)
+        names = [block.name for block in part.blocks]
+        return [self.method.part(state, names) for state in self.states]
+
+    def provenance(self, queries: Examples, about: "About", cost: Cost) -> Provenance:
+        """Of scores for these queries."""
+        method, model = self.method, self.model
+        return Provenance(
+            method=method.name,
+            parameters=method.parameters(),
+            unit=method.score_unit(),
+            inputs={"model": model.name, "train": self.train.origin, "queries": queries.origin},
+            model_fingerprint=model.fingerprint(),
+            train_fingerprint=self.train.fingerprint(),
+            query_fingerprint=queries.fingerprint(),
+            coverage=about.coverage,
+            seconds=cost.seconds,
+            peak_memory=cost.peak_memory,
+            notes=(*method.score_notes(), *coverage_note(model), *about.told.notes()),
+        )
+
+
+@dataclass
+class About:
+    """What the passes tell beside the scores: notes, the queries' losses, the share of parameters."""
+
+    told: Told
+    losses: Float[np.ndarray, " q"]
+    coverage: float
+
+
+def fit_live(method: GradientMethod, model: Model, train: Examples) -> Live:
+    """What depends on the training examples alone, at each checkpoint; most methods need nothing."""
+    states: list[Any] = []
+    with measured() as cost:
+        for number, stage in enumerate(model.stages()):
+            fits = type(method).fitted_state is not GradientMethod.fitted_state
+            states.append(_state(method, model.at(stage), train, number) if fits else None)
+    return Live(method, model, train, tuple(states), cost.seconds)
+
+
+def _state(method: GradientMethod, model: Model, train: Examples, number: int) -> Any:
+    model.task.check(train)
+    return method.fitted_state(model, train, layout_for(model, train, method.train_measurement(), PROBE), number)
