@@ -24,7 +24,6 @@ from assay.gradients import features
 from assay.methods import METHODS, Method, Registered, ValueMethod
 from assay.methods import streamed as blocks
 from assay.methods.gradient.base import GradientMethod
-from assay.methods.gradient.unrolled import Unrolled
 from assay.methods.lexical import embedding
 from assay.models import Checkpoint, Model
 from assay.results import Result
@@ -40,6 +39,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 SCORING = [kind for kind in METHODS if issubclass(kind, Method)]
 VALUING = [kind for kind in METHODS if issubclass(kind, ValueMethod)]
 OF_MODELS = ("gradient", "unrolling")  # families whose gradients are a model's
+OF_RECIPES = ("unrolling",)  # families that take a recipe
 GRADIENT = [kind for kind in METHODS if issubclass(kind, GradientMethod)]
 TRAIN = examples(
     "the cat sat on the mat", "a big red dog ran under the tree and saw the cat", "hello who are you", "I am a dog .",
@@ -81,7 +81,7 @@ def result(kind: type[Registered], model: Any, train: Examples = TRAIN, queries:
 
 def subject(kind: type[Registered], model: Any) -> Any:
     """What the method takes: a model, or a recipe that trains it; on all examples at once, so that their order is moot."""
-    if not issubclass(kind, Unrolled) or not isinstance(model, Model):
+    if kind.family not in OF_RECIPES or not isinstance(model, Model):
         return model
     return Recipe(model.module, model.task, optimizer="sgd", lr=0.01, epochs=4, batch_size=100)
 

@@ -86,10 +86,6 @@ class Classify(Task):
         """Logits."""
         return self._logits(module, batch)
 
-    def outputs(self, module: nn.Module, batch: Batch) -> Float[Tensor, "n c"]:
-        """Logits."""
-        return self._logits(module, batch)
-
     def sample_labels(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Batch:
         """Targets y ~ softmax(logits)."""
         with torch.no_grad():
@@ -155,10 +151,6 @@ class Regress(Task):
                     f"The task 'regress' cannot measure '{measurement.label}'; it knows the loss, the margin (the output "
                     "itself), and functions of your own."
                 )
-
-    def outputs(self, module: nn.Module, batch: Batch) -> Float[Tensor, "n c"]:
-        """F."""
-        return self._output(module, batch)
 
     def outputs(self, module: nn.Module, batch: Batch) -> Float[Tensor, "n c"]:
         """F."""

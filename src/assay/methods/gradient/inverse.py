@@ -6,7 +6,7 @@ the change of the query's loss when example i leaves, to first order (Cook 1977;
 sign is the other one). A method says by `fitted` how it solves; the solution is then met with each training gradient.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
@@ -24,14 +24,14 @@ from assay.models import Model
 
 
 @dataclass(frozen=True)
-class Solver:
+class Solver(ABC):
     """A fitted inverse curvature matrix. `notes` takes what a solve has to tell."""
 
     notes: list[str] = field(default_factory=list[str], init=False, compare=False)
 
+    @abstractmethod
     def __call__(self, psi: Float[Tensor, "q params"]) -> Float[Tensor, "q params"]:
         """`(H + lam I)^-1 psi`."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
