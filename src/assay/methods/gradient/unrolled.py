@@ -59,7 +59,7 @@ class Unrolled(Method):
     """Which of them stand for it."""
 
     segments: int = option(3, "stretches of training over which curvature and gradients count as constant")
-    fitting_examples: int = option(256, "random training examples that the curvature of each segment is taken of")
+    fitting_examples: int = option(1024, "random training examples that the curvature of each segment is taken of")
     seed: int = option(0, "of their choice")
     query_loss: str = option("mean", "a query's loss over its tokens", ("sum", "mean"))
     removed: float = option(0.0, "share of the training data that the question removes; the recipe is trained there")
