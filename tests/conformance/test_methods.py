@@ -30,11 +30,16 @@ from assay.results import Result
 from assay.tasks import Classify, Regress
 from assay.training import Recipe
 
-OPTIONS: dict[str, dict[str, Any]] = {"trak": {"compression": "sjlt:64"}}  # of 2,048 dimensions no more is learned
+OPTIONS: dict[str, dict[str, Any]] = {
+    "trak": {"compression": "sjlt:64"},  # of 2,048 dimensions no more is learned
+    "lissa": {"depth": 5},
+    "source": {"segments": 2},
+    "path-krylov": {"segments": 2, "krylov": 4},
+}
 SCORING = [kind for kind in METHODS if issubclass(kind, Method)]
 VALUING = [kind for kind in METHODS if issubclass(kind, ValueMethod)]
-OF_MODELS = ("gradient", "replay")  # families whose gradients are a model's
-OF_RECIPES = ("replay",)  # families that take a recipe
+OF_MODELS = ("gradient", "replay", "unrolling")  # families whose gradients are a model's
+OF_RECIPES = ("replay", "unrolling")  # families that take a recipe
 GRADIENT = [kind for kind in METHODS if issubclass(kind, GradientMethod)]
 TRAIN = examples(
     "the cat sat on the mat", "a big red dog ran under the tree and saw the cat", "hello who are you", "I am a dog .",
@@ -337,7 +342,7 @@ def refused(kind: type[GradientMethod], make: Callable[[type[GradientMethod]], G
 
 
 WIDTHS: list[Callable[[type[GradientMethod]], GradientMethod]] = [
-    lambda kind: kind(),
+    lambda kind: kind(**({} if kind.compresses else OPTIONS.get(kind.name, {}))),
     lambda kind: kind(compression="factored:2"),
     lambda kind: kind(compression="sjlt:3"),
 ]
@@ -399,10 +404,10 @@ def test_an_example_that_is_not_finite_stops_or_is_told(kind: type[Any]) -> None
     model, queries = on_checkpoint(module, Regress()), assay.read((x[:3], y[:3]))
     with pytest.raises(AssayError, match=str(train.ids[7])):
         result(kind, model, train, queries)
-    method = kind(on_nonfinite="skip")
+    method = kind(**OPTIONS.get(kind.name, {}) | {"on_nonfinite": "skip"})
     scoring = isinstance(method, Method)
     found: Any = assay.attribute(model, train, queries, method) if scoring else assay.value(model, train, method=method)
     assert (found.array[7] == 0).all()
     assert np.isfinite(found.array).all()
-    (note,) = found.provenance.notes
+    note = found.provenance.notes[0]
     assert note == f"1 examples had a loss or gradient that is not finite and score 0: {train.ids[7]}."

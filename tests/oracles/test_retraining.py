@@ -1,6 +1,7 @@
 """What the sign promises: leave the most helpful examples out of training, and the query's loss ends higher."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ import assay
 from assay.examples import Examples
 from assay.methods import METHODS
 from assay.methods.gradient.base import GradientMethod
+from assay.methods.gradient.unrolled import Unrolled
 from assay.tasks import Classify
 from assay.training import Recipe, Run
 
 N, QUERIES, LEFT_OUT = 80, 12, 12
-OPTIONS = {"trak": {"compression": "sjlt:256"}}
-METHOD_TYPES = [method for method in METHODS if issubclass(method, GradientMethod)]
+OPTIONS: dict[str, dict[str, Any]] = {"trak": {"compression": "sjlt:256"}, "lissa": {"depth": 100}}
+METHOD_TYPES = [method for method in METHODS if issubclass(method, GradientMethod | Unrolled)]
 
 
 @cache
@@ -38,10 +40,12 @@ def world() -> tuple[Examples, Examples, Recipe, Run]:
 
 
 @pytest.mark.parametrize("kind", METHOD_TYPES, ids=lambda kind: kind.name)
-def test_leaving_out_moves_the_loss_as_the_sign_says(kind: type[GradientMethod]) -> None:
+def test_leaving_out_moves_the_loss_as_the_sign_says(kind: type[GradientMethod | Unrolled]) -> None:
     train, queries, recipe, run = world()
     encoded, before = recipe.encode(train), run.loss_of(queries).numpy()
-    order = np.argsort(-assay.attribute(run.model, train, queries, kind(**OPTIONS.get(kind.name, {}))).array, axis=0)
+    given = recipe if issubclass(kind, Unrolled) else run.model
+    scores = assay.attribute(given, train, queries, kind(**OPTIONS.get(kind.name, {}))).array
+    order = np.argsort(-scores, axis=0)
     change = np.zeros((2, QUERIES))
     for q in range(QUERIES):
         for side, rows in enumerate((order[:LEFT_OUT, q], order[-LEFT_OUT:, q])):

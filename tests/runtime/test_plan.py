@@ -17,6 +17,7 @@ import assay
 from assay.errors import DataError, MethodError
 from assay.gradients.features import pack
 from assay.methods import METHODS, TRAK, Embedding, GradCos, GradDot, SelfInfluence, TracIn
+from assay.methods.gradient.unrolled import Unrolled
 from assay.models import Checkpoint
 from assay.runtime import machine, workload
 from assay.runtime.machine import Machine, measure
@@ -139,7 +140,8 @@ def test_every_method_has_a_plan_or_says_why_not() -> None:
         method = kind()
         if isinstance(method, TracIn):
             continue
-        found = assay.plan(model, data, data, method)
+        given = assay.Recipe(model.module, model.task, epochs=6) if isinstance(method, Unrolled) else model
+        found = assay.plan(given, data, data, method)
         assert found.method == kind.name
         assert found.seconds > 0
         assert json.loads(json.dumps(found.to_dict()))["seconds"] == found.seconds
@@ -148,6 +150,8 @@ def test_every_method_has_a_plan_or_says_why_not() -> None:
         assay.plan(model, data, data, Embedding(encoder="some/encoder"))
     with pytest.raises(MethodError, match="queries"):
         assay.plan(model, data, method="bm25")
+    with pytest.raises(MethodError, match="'source' depends on a recipe, and Model was given"):
+        assay.plan(model, data, data, "source")
     with pytest.raises(MethodError, match="gradcos"):
         assay.plan(None, data, data)
     with pytest.raises(DataError, match="arrays"):

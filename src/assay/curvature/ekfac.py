@@ -8,13 +8,17 @@ get their diagonal. Cost: two forward and backward passes; tokens x (rows^2 + co
 second; rows^3 + cols^3 once, in float64.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from assay.curvature.base import Curvature, Fit
-from assay.curvature.kfac import KFAC
+from assay.curvature.base import Curvature, Fit, accumulating
+from assay.curvature.covariance import Covariances
+from assay.curvature.eigenbasis import SquaresInBasis
+from assay.curvature.kfac import KFAC, product
 from assay.curvature.spectral import Spectral, squares_in
 from assay.curvature.store import Workshop
+from assay.curvature.sweep import sweep
 
 
 @dataclass(frozen=True)
@@ -28,3 +32,18 @@ class EKFAC(Curvature):
         factors = KFAC(self.fisher, self.seed).fit(to, workshop.inside("kfac"))
         assert isinstance(factors, Spectral)
         return squares_in(to, self.measured(to), factors.bases, workshop, "curvature, eigenvalues")
+
+
+def mean_ekfac(choice: EKFAC, fits: Sequence[Fit]) -> Spectral:
+    """EK-FAC of the mean curvature of several models (checkpoints of one run): their factors are added up, and in the
+    eigenbasis of the sums their squares. Equal to one fit where there is one model.
+    """
+    device, dtype = fits[0].model.device, accumulating(fits[0].model)
+    factors = Covariances(fits[0].layout.blocks, device)
+    for fit in fits:
+        sweep(fit.model, fit.examples, factors, choice.measured(fit), fit.layout, on_nonfinite=fit.on_nonfinite)
+    bases = product(factors, dtype).bases
+    squares = SquaresInBasis(fits[0].layout.blocks, bases, device)
+    for fit in fits:
+        sweep(fit.model, fit.examples, squares, choice.measured(fit), fit.layout, on_nonfinite=fit.on_nonfinite)
+    return Spectral(fits[0].layout.blocks, bases, tuple(mean.to(dtype) for mean in squares.means()))

@@ -32,18 +32,21 @@ class KFAC(Curvature):
         """One pass."""
         found = Covariances(to.layout.blocks, to.model.device)
         accumulated(found, to, self.measured(to), workshop, "curvature, factors")
-        dtype, cast = accumulating(to.model), dict[int, Tensor]()  # a shared basis stays shared
+        return product(found, accumulating(to.model))
 
-        def basis(factor: Factor) -> Tensor | None:
-            given = factor.basis
-            return None if given is None else cast.setdefault(id(given), given.to(dtype).contiguous())
 
-        bases: list[Bases] = []
-        eigenvalues: list[Tensor] = []
-        for block, f in enumerate(found.factors()):
-            bases.append((None, None) if f is None else (basis(f.left), basis(f.right)))
-            products = (
-                found.mean_squares(block) if f is None else f.positions * torch.outer(f.left.values, f.right.values)
-            )
-            eigenvalues.append(products.to(dtype))
-        return Spectral(to.layout.blocks, tuple(bases), tuple(eigenvalues))
+def product(found: Covariances, dtype: torch.dtype) -> Spectral:
+    """The operator of these factors, its bases and eigenvalues in `dtype`."""
+    cast = dict[int, Tensor]()  # a shared basis stays shared
+
+    def basis(factor: Factor) -> Tensor | None:
+        given = factor.basis
+        return None if given is None else cast.setdefault(id(given), given.to(dtype).contiguous())
+
+    bases: list[Bases] = []
+    eigenvalues: list[Tensor] = []
+    for block, f in enumerate(found.factors()):
+        bases.append((None, None) if f is None else (basis(f.left), basis(f.right)))
+        products = found.mean_squares(block) if f is None else f.positions * torch.outer(f.left.values, f.right.values)
+        eigenvalues.append(products.to(dtype))
+    return Spectral(found.blocks, tuple(bases), tuple(eigenvalues))

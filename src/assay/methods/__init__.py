@@ -5,12 +5,17 @@ from typing import Any, cast
 from assay.errors import MethodError, nearest
 from assay.methods.base import Fitted, Method, Registered, ValueMethod
 from assay.methods.baseline.random import Random
+from assay.methods.gradient.datainf import DataInf
 from assay.methods.gradient.diagonal import Diagonal
 from assay.methods.gradient.ekfac import EKFAC
+from assay.methods.gradient.ekfac_cg import EKFACCG
 from assay.methods.gradient.gradcos import GradCos
 from assay.methods.gradient.graddot import GradDot
 from assay.methods.gradient.kfac import KFAC
+from assay.methods.gradient.lissa import LiSSA
+from assay.methods.gradient.path_krylov import PathKrylov
 from assay.methods.gradient.self_influence import SelfInfluence
+from assay.methods.gradient.source import Source
 from assay.methods.gradient.tracin import TracIn
 from assay.methods.gradient.trak import TRAK
 from assay.methods.lexical.bm25 import BM25
@@ -20,8 +25,8 @@ from assay.methods.replay.index import ReplayIndex
 from assay.methods.replay.replay import Replay
 
 METHODS: tuple[type[Registered], ...] = (
-    GradDot, GradCos, TracIn, TRAK, Diagonal, KFAC, EKFAC, SelfInfluence, Replay, ReplayIndex,
-    BM25, TFIDF, Embedding, Random,
+    GradDot, GradCos, TracIn, TRAK, Diagonal, KFAC, EKFAC, EKFACCG, LiSSA, DataInf, Source, PathKrylov, SelfInfluence,
+    Replay, ReplayIndex, BM25, TFIDF, Embedding, Random,
 )  # fmt: skip
 
 
@@ -51,16 +56,21 @@ __all__ = [
     "TFIDF",
     "TRAK",
     "Diagonal",
+    "EKFACCG",
+    "DataInf",
     "Embedding",
     "Fitted",
     "GradCos",
     "GradDot",
+    "LiSSA",
     "Method",
+    "PathKrylov",
     "Random",
     "Registered",
     "Replay",
     "ReplayIndex",
     "SelfInfluence",
+    "Source",
     "TracIn",
     "ValueMethod",
     "find",

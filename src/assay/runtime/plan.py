@@ -8,7 +8,7 @@ a language model of 15 million parameters and a perceptron of 109 thousand; time
 memory within 1.5. Loading the model and reading the files are not counted, and the model is not run.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from assay.compress import SJLT, Factored, Identity, parse
@@ -19,13 +19,33 @@ from assay.gradients.blocks import Layout, lay_out
 from assay.gradients.features import EXAMPLES, NUMBERS, window_rows
 from assay.gradients.sketch import Compression
 from assay.index.format import DTYPES, Dtype
-from assay.methods import BM25, KFAC, TFIDF, TRAK, Diagonal, Embedding, Random, Registered, SelfInfluence, find
+from assay.methods import (
+    BM25,
+    EKFAC,
+    EKFACCG,
+    KFAC,
+    TFIDF,
+    TRAK,
+    DataInf,
+    Diagonal,
+    Embedding,
+    GradDot,
+    LiSSA,
+    PathKrylov,
+    Random,
+    Registered,
+    SelfInfluence,
+    find,
+)
 from assay.methods.gradient.base import GradientMethod
 from assay.methods.gradient.influence import InfluenceMethod
+from assay.methods.gradient.lissa import PRODUCTS
+from assay.methods.gradient.unrolled import Unrolled
 from assay.models import Model
 from assay.runtime.machine import Machine, measure, resident_memory
 from assay.runtime.workload import Data, data_of, network_of
 from assay.tasks.head import CHUNK_ELEMENTS
+from assay.training import Recipe
 
 EFFICIENCY = 0.85
 """Of the measured speed, in the layers' products."""
@@ -102,6 +122,8 @@ def plan(
     match chosen:
         case GradientMethod():
             return _Gradients(chosen.staged(_model(model, chosen)), train, chosen, dtype).plan(queries)
+        case Unrolled():
+            return _unrolled(model, train, _needed(queries, chosen), chosen)
         case SelfInfluence():
             return _Gradients(_model(model, chosen), train, chosen, dtype).values()
         case Embedding() if chosen.encoder == "model":
@@ -126,6 +148,14 @@ def _needed(queries: Examples | None, method: Registered) -> Examples:
     if queries is None:
         raise MethodError(f"The method '{method.name}' has no index to build; give queries to plan an attribution.")
     return queries
+
+
+def _unrolled(given: Any, train: Examples, queries: Examples, method: Unrolled) -> Plan:
+    if not isinstance(given, Recipe):
+        raise MethodError(
+            f"The cost of '{method.name}' depends on a recipe, and {type(given).__name__} was given. Give assay.Recipe(...)."
+        )
+    return _Gradients(Model(given.initial(), given.task), train, GradDot(), "float32").unrolled(given, queries, method)
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------
@@ -172,6 +202,9 @@ class _Gradients:
         if isinstance(self.method, TRAK) and asked is not None:
             steps.append(Step("Gram matrices", self.stages * self._gram(width)))
             memory += 4 * 8 * width**2
+        if isinstance(self.method, EKFACCG | LiSSA | DataInf):
+            steps.insert(1, self.solves(self.method, count))
+            memory += 4 * self.numbers * (4 * count if not isinstance(self.method, DataInf) else 2)
         if isinstance(self.method, InfluenceMethod):
             fit, held = self._curvature(self.method)
             steps.insert(1, fit)
@@ -245,6 +278,43 @@ class _Gradients:
             seconds *= 2
         held = 4 * self.numbers + factored * 4 * squares + 12 * (self.numbers if corrected else squares)
         return Step("curvature", seconds), held
+
+    def solves(self, method: EKFACCG | LiSSA | DataInf, queries: int) -> Step:
+        """The queries through an inverse matrix that is not kept: products with the curvature, or two gradient passes."""
+        match method:
+            case EKFACCG():
+                return Step("products, at most", self.products(method.iterations, method.fitting_examples, queries))
+            case LiSSA():
+                series = self.products(method.depth * method.repeats, method.batch_size, queries)
+                return Step("products", series + self.products(PRODUCTS, method.fitting_examples, 1))
+            case DataInf():
+                share = min(1.0, method.fitting_examples / len(self.train))
+                return Step("curvature", 2 * share * self._pass(self.data, Identity()))
+
+    def products(self, count: int, rows: int, queries: int) -> float:
+        """So many products of all queries with the Gauss-Newton matrix of so many examples."""
+        return count * min(1.0, rows / len(self.train)) * (1 + 3 * queries) * self._floor(self.data, 1.0)
+
+    def unrolled(self, recipe: Recipe, queries: Examples, method: Unrolled) -> Plan:
+        """Training, and for each segment its curvature and its scans."""
+        asked, scans = data_of(self.model, queries), method.segments * len(range(method.per_segment)[method.inside])
+        count = asked.examples
+        if isinstance(method, PathKrylov):
+            curvature = method.segments * self.products(method.krylov, method.fitting_examples, count)
+            held = 4 * self.numbers * count * method.krylov
+        else:
+            fit, held = self._curvature(EKFAC(fitting_examples=method.fitting_examples))
+            curvature = scans * fit.seconds
+        steps = [
+            Step("training", recipe.epochs * self._floor(self.data, 3.0)),
+            Step("curvature of the segments", curvature),
+            Step("gradients of the training examples", scans * self._pass(self.data, Identity(), count)),
+            Step("gradients of the queries", self._pass(asked, Identity())),
+        ]
+        states = 4 * self.numbers * method.segments * method.per_segment * 3
+        memory = held + states + 4 * count * self.numbers * 2.2 + self._working(Identity(), self.numbers, True)
+        plan = self._planned(steps, memory + self._rules(Identity()), 0, ())
+        return replace(plan, method=method.name)
 
     def _slow(self, data: Data) -> float:
         """Blocks that no rule covers: a pass an example."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from assay.errors import MethodError
 from assay.models import Checkpoint, Model
 from assay.tasks import Loss, Measurement
-from assay.training.data import encode
+from assay.training.data import Order, encode
 from assay.training.optimizers import SGD, Update
 from assay.training.state import Layout, State, module_state
 from assay.training.steps import Steps
@@ -32,6 +32,7 @@ class Run:
         states: the whole state at each checkpoint, optimiser included; the last is the end.
         layout: how the flat vectors of a state divide into parameters.
         seconds: time spent training, interrupted attempts included.
+        update, order, weights, measurement: the update rule, which examples each step saw, their weights, their loss.
     """
 
     model: Model
@@ -40,6 +41,10 @@ class Run:
     states: tuple[State, ...] = field(repr=False)
     layout: Layout = field(repr=False)
     seconds: float
+    update: Update = field(repr=False)
+    order: Order = field(repr=False)
+    weights: Float[Tensor, " n"] = field(repr=False)
+    measurement: Measurement = field(repr=False)
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -91,6 +96,10 @@ def assemble(steps: Steps, states: tuple[State, ...], losses: list[float], secon
         states,
         steps.layout,
         seconds,
+        steps.update,
+        steps.order,
+        steps.weights.cpu(),
+        steps.measurement,
     )
 
 

@@ -159,6 +159,10 @@ class GradientMethod(Method):
         """What of a checkpoint's state belongs to the named blocks."""
         return state
 
+    def remarks(self, state: Any) -> tuple[str, ...]:
+        """What the user must be told of the queries' way through `query_side`, given a checkpoint's state; sentences."""
+        return ()
+
     # -- from here on shared -----------------------------------------------------------------------------------------
 
     def stages(self, model: Model) -> tuple[Checkpoint, ...]:
@@ -270,6 +274,11 @@ class Told:
         self._cut = set[str]()
         self._cut_queries = 0
         self._skipped: dict[str, None] = {}
+        self._said: dict[str, None] = {}
+
+    def say(self, remarks: tuple[str, ...]) -> None:
+        """Take note of sentences, each once."""
+        self._said.update(dict.fromkeys(remarks))
 
     def tile(self, tile: Tile) -> None:
         """Take note of training examples."""
@@ -282,4 +291,4 @@ class Told:
 
     def notes(self) -> tuple[str, ...]:
         """In words."""
-        return notes(len(self._cut) + self._cut_queries, list(self._skipped))
+        return (*notes(len(self._cut) + self._cut_queries, list(self._skipped)), *self._said)

@@ -72,7 +72,9 @@ class Live(Fitted):
             about.coverage = layout.coverage
             for part, part_layout in self._parts(at, layout, len(queries)):
                 side = query_features(part, queries, method, number)
-                psi = method.query_side(side.features, self._states(part_layout, layout), number)
+                states = self._states(part_layout, layout)
+                psi = method.query_side(side.features, states, number)
+                about.told.say(method.remarks(states[number]))
                 self._pass(part, part_layout, train, weight * psi, total, about.told)
                 about.told.query(side)
                 about.losses = side.losses
