@@ -108,7 +108,7 @@ def test_the_formula_with_dense_matrices(name: str, removed: float) -> None:
     recipe = Recipe(net(3), Classify(), epochs=4, batch_size=6, checkpoints=4, **RECIPES[name])
     run = recipe.train(train, np.full(N, 1 - removed))
     right = naive(run, train, queries, 2)
-    method = PathKrylov(segments=2, krylov=40, removed=removed)
+    method = PathKrylov(segments=2, krylov=40, removed=removed, replayed=0)
     scores = assay.attribute(recipe, train, queries, method).array
     np.testing.assert_allclose(scores, right.numpy(), rtol=1e-4, atol=2e-6 * float(right.abs().max()))
 
@@ -141,7 +141,7 @@ def test_least_squares_by_finite_differences_of_the_run(momentum: float) -> None
     )  # fmt: skip
     right = derivative(recipe, train, queries).numpy()
     for count in (1, 12):
-        scores = assay.attribute(recipe, train, queries, PathKrylov(segments=count)).array[:FEW]
+        scores = assay.attribute(recipe, train, queries, PathKrylov(segments=count, replayed=0)).array[:FEW]
         assert float(np.linalg.norm(scores - right) / np.linalg.norm(right)) < 0.03
 
 
@@ -151,11 +151,13 @@ def test_what_it_takes_is_told() -> None:
     with pytest.raises(
         MethodError, match=r"path-krylov with 3 segments takes 6 checkpoints.*the run has 4 over 4 steps"
     ):
-        assay.attribute(recipe, train, queries, PathKrylov())
+        assay.attribute(recipe, train, queries, PathKrylov(replayed=0))
     run = Recipe(net(3), Classify(), epochs=2, batch_size=12, lr=0.01, clip=0.1, checkpoints=4).train(train)
     scores = assay.attribute(run, train, queries, PathKrylov(segments=2))
     assert "clips" in scores.provenance.notes[0]
-    np.testing.assert_array_equal(scores.array, assay.attribute(recipe, train, queries, PathKrylov(segments=2)).array)
+    np.testing.assert_array_equal(
+        scores.array, assay.attribute(recipe, train, queries, PathKrylov(segments=2, replayed=0)).array
+    )
     with pytest.raises(MethodError, match="trained on 24 examples and 5 were given"):
         assay.attribute(run, queries, queries, PathKrylov(segments=2))
     with pytest.raises(MethodError, match="removed"):

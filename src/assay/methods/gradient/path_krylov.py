@@ -20,7 +20,7 @@ exact replay: the second derivative of Adam's preconditioner, dropout, clipping 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -30,7 +30,10 @@ from assay.curvature.gauss_newton import GaussNewton
 from assay.curvature.krylov import lanczos
 from assay.methods.base import option
 from assay.methods.gradient.unrolled import Stretch, Unrolled
+from assay.training import Recipe
 
+REPLAYED = 0.05
+"""Enough to have the last visits in their order: chosen on other data than is reported on, see the method's page."""
 GROUP = 2**28
 """Numbers in the Krylov bases of the queries that go together (1 GiB of float32)."""
 
@@ -46,11 +49,22 @@ class PathKrylov(Unrolled):
     inside: ClassVar[slice] = slice(0, 1)
 
     krylov: int = option(10, "products with the Gauss-Newton matrix for each segment")
+    replayed: float | None = option(
+        None,
+        "share of the run, from its end, that is replayed exactly; by default 0.05 of a recipe's and 0 of a run given",
+    )
 
     def check(self) -> None:
-        """Also at least one product."""
+        """Also at least one product, and something left to unroll."""
         super().check()
         self.expect(self.krylov >= 1, "krylov", "at least 1")
+        self.expect(self.replayed is None or 0 <= self.replayed < 1, "replayed", "a share of at least 0 and below 1")
+
+    def share_replayed(self, given: Any) -> float:
+        """As chosen; a finished run has no recording, so that nothing of it can be replayed."""
+        if self.replayed is None:
+            return REPLAYED if isinstance(given, Recipe) else 0.0
+        return self.replayed
 
     def walk(
         self, stretch: Stretch, u: Float[Tensor, "q params"]

@@ -7,8 +7,9 @@ example i over the segment's checkpoints, met by one scan of the training data a
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -22,9 +23,11 @@ from assay.gradients.blocks import Block
 from assay.gradients.features import coverage_note, feature_tiles, layout_for
 from assay.index.build import PROBE
 from assay.methods.base import Fitted, Method, option
-from assay.methods.gradient.base import Told, query_features
+from assay.methods.gradient.base import QuerySide, Told, query_features
 from assay.methods.gradient.graddot import GradDot
 from assay.methods.gradient.live import MOST_NUMBERS
+from assay.methods.replay.recording import check_recipe
+from assay.methods.replay.tail import Tail
 from assay.models import Model
 from assay.provenance import Provenance, measured
 from assay.ranking import TopK
@@ -74,9 +77,20 @@ class Unrolled(Method):
     def walk(self, stretch: Stretch, u: Vectors) -> tuple[Vectors, Vectors]:
         """`E u`, to be multiplied with training gradients, and `F u`, the query before the segment."""
 
+    def share_replayed(self, given: Any) -> float:
+        """The share of the run, from its end, that is replayed exactly instead."""
+        return 0.0
+
     def fit(self, model: Any, train: Examples) -> "Unrolling":
         """Train, if a recipe is given; the curvature waits for the queries, as it is only needed along their path."""
+        share = self.share_replayed(model)
+        if share:
+            weights = np.full(len(train), 1.0 - self.removed)
+            tail = Tail.of(check_recipe(self.name, model), train, weights, share, self.segments * self.per_segment)
+            self._check_states(tail.before)
+            return Unrolling(self, tail.run, train, tail)
         run = self._run(model, train)
+        self._check_states(run)
         if len(run.weights) != len(train):
             raise MethodError(
                 f"The run was trained on {len(run.weights)} examples and {len(train)} were given; give those of the run."
@@ -84,25 +98,25 @@ class Unrolled(Method):
         return Unrolling(self, run, train)
 
     def _run(self, given: Any, train: Examples) -> Run:
-        wanted = self.segments * self.per_segment
         if isinstance(given, Recipe):
-            recipe = replace(given, checkpoints=wanted)
-            run = recipe.train(train, np.full(len(train), 1.0 - self.removed))
-        elif isinstance(given, Run):
+            recipe = replace(given, checkpoints=self.segments * self.per_segment)
+            return recipe.train(train, np.full(len(train), 1.0 - self.removed))
+        if isinstance(given, Run):
             self.expect(self.removed == 0, "removed", "0 with a run, which is as it is; or give the recipe")
-            run = given
-        else:
-            raise MethodError(
-                f"The method '{self.name}' follows a training run, and was given {type(given).__name__}. Give "
-                "assay.Recipe(make_model, task, ...), or the run that its train() returned."
-            )
+            return given
+        raise MethodError(
+            f"The method '{self.name}' follows a training run, and was given {type(given).__name__}. Give "
+            "assay.Recipe(make_model, task, ...), or the run that its train() returned."
+        )
+
+    def _check_states(self, run: Run) -> None:
+        wanted = self.segments * self.per_segment
         if len(run.states) < wanted or len(run.states) % wanted:
             raise MethodError(
                 f"{self.name} with {self.segments} segments takes {wanted} checkpoints, or a multiple; the run has "
                 f"{len(run.states)} over {len(run.rates)} steps. Choose fewer segments, or train with "
                 f"checkpoints={wanted}."
             )
-        return run
 
 
 @dataclass(frozen=True)
@@ -112,19 +126,20 @@ class Unrolling(Fitted):
     method: Unrolled
     run: Run
     train: Examples
+    tail: Tail | None = None
 
     def score(self, queries: Examples, top: int | None = None) -> Scores:
         """Dense scores, of which `top` keeps the best at both ends."""
         method, run, model = self.method, self.run, self.run.model
         with measured() as cost:
-            told, total = Told(), np.zeros((len(self.train), len(queries)))
-            reduction = run.measurement.reduction
+            told, reduction = Told(), run.measurement.reduction
             layout = layout_for(model, self.train, run.measurement, PROBE)
             self._check_memory(len(queries) * sum(block.size for block in layout.blocks))
-            side = query_features(model, queries, GradDot(query_loss=method.query_loss), 0)
+            total, side = self._end(queries, layout.blocks)
             told.query(side)
             u = side.features.to(model.device)
-            for segment in reversed(segments(run, layout.blocks, method.segments, method.inside)):
+            before = run if self.tail is None else self.tail.before
+            for segment in reversed(segments(before, layout.blocks, method.segments, method.inside)):
                 models = tuple(
                     Model(run.checkpoints[k].load().eval(), model.task, name=model.name) for k in segment.checkpoints
                 )
@@ -147,6 +162,14 @@ class Unrolling(Fitted):
             notes=(*coverage_note(model), *told.notes(), *self._clip_note()),
         )
         return Scores.of(kept, Table.of(self.train), Table.of(queries, loss=side.losses), provenance)
+
+    def _end(self, queries: Examples, blocks: Sequence[Block]) -> tuple[Float64[np.ndarray, "n q"], QuerySide]:
+        """Scores of what is replayed, and the queries' gradients, carried back over it."""
+        loss = self.method.query_loss
+        if self.tail is not None:
+            return self.tail.replay(queries, cast(Reduction, loss), blocks)
+        side = query_features(self.run.model, queries, GradDot(query_loss=loss), 0)
+        return np.zeros((len(self.train), len(queries))), side
 
     def _scan(self, model: Model, psi: Vectors, total: Float64[np.ndarray, "n q"], told: Told) -> None:
         """Add `< psi, g_i >` at one checkpoint to the scores."""

@@ -101,7 +101,7 @@ class Graph:
     def products(self, steps: Steps, mu: Float[Tensor, "q params"], batched: bool) -> Sequence[Tensor | None]:
         """`d < g, mu > / d(parameters, weights)`, each with the queries in front; None where it does not depend."""
         used = [k for k, piece in enumerate(self.pieces) if piece.requires_grad]
-        pieces, rows = [self.pieces[k] for k in used], _rows(mu, steps)
+        pieces, rows = [self.pieces[k] for k in used], rows_of(mu, steps)
         tangents = [rows[k] for k in used]
         depends: list[bool] = []
 
@@ -148,7 +148,7 @@ class Backward:
             cotangents = {name: tensor[part] for name, tensor in adjoint.state.items()}
             mu = update.pull(cotangents)
             *second, products = self._products(graph, mu)
-            for target, piece in zip(_rows(cotangents["params"], steps), second, strict=True):
+            for target, piece in zip(rows_of(cotangents["params"], steps), second, strict=True):
                 if piece is not None:
                     target.add_(piece)
             if products is not None:
@@ -181,7 +181,7 @@ def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
     return bool((one - other).abs().max() <= tolerance * one.abs().max())
 
 
-def _rows(flat: Float[Tensor, "q params"], steps: Steps) -> list[Tensor]:
+def rows_of(flat: Float[Tensor, "q params"], steps: Steps) -> list[Tensor]:
     """Views of flat rows, [q, *shape] for each parameter."""
     layout = steps.layout
     parts = torch.split(flat, layout.sizes, dim=1)

@@ -73,6 +73,20 @@ class Tape:
         """The segments that end at this step or earlier, last first."""
         return [segment for segment in reversed(self.segments) if segment[1] <= step]
 
+    def back_to(self, step: int) -> Generator[State]:
+        """The states before each step, from the last step back to this one."""
+        for segment in reversed(self.segments):
+            for state in self.walk(segment):
+                if state.step < step:
+                    return
+                yield state
+
+    def state(self, step: int) -> State:
+        """The state before a step, from the snapshot before it; that after the last step is `last`."""
+        if step == len(self.steps):
+            return self.last
+        return self._forward(self._snapshot(max(low for low, _ in self.segments if low <= step)), step)
+
     def _record(self, label: str) -> State:
         marks = [high for _, high in self.segments]
         last = 0 if self.store is None else self.store.last(marks)
