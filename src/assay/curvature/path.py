@@ -16,6 +16,7 @@ What each optimiser contributes:
 - Adam: P = 1/(sqrt(vhat) + eps) at the segment's checkpoints; that v itself depends on the examples is left out.
 - AdamW: the same, its decay acting on the coordinates themselves: Ht = P^1/2 H P^1/2 + decay.
 - A short last batch keeps the divisor of a full one: steps count by how full the epoch's batches are on average.
+- An example learns at its visits: a segment that is not whole epochs saw some oftener than others (`visits`).
 - A run at weights w has the curvature of J = (1/N) sum w_i L_i: H times the mean weight, from rows of weight above 0.
 
 Coordinates whose second moment is 0 never moved (P = 0), and a query's component there stays as it is.
@@ -44,6 +45,7 @@ class Segment:
         root: `P^1/2` in the order of the blocks; None: ones.
         inner, outer: weight decay inside `P^1/2 ( ) P^1/2`, and outside.
         weight: mean weight of the examples in the run.
+        visits: rates of the steps that saw each example, summed, over their mean: 1 where a segment is whole epochs.
     """
 
     checkpoints: tuple[int, ...]
@@ -52,6 +54,7 @@ class Segment:
     inner: float
     outer: float
     weight: float
+    visits: Float64[Tensor, " n"]
 
     def enter(self, u: Float[Tensor, "q params"]) -> Float[Tensor, "q params"]:
         """A query's direction in the segment's coordinates: `P^1/2 u`."""
@@ -108,9 +111,17 @@ def segments(run: Run, blocks: Sequence[Block], count: int, inside: slice = slic
                 0.0 if outer else decay,
                 decay if outer else 0.0,
                 float(run.weights.mean()),
+                _visits(run, start, end),
             )
         )
     return found
+
+
+def _visits(run: Run, start: int, end: int) -> Float64[Tensor, " n"]:
+    seen = torch.zeros(run.order.n, dtype=torch.float64)
+    for step in range(start, end):
+        seen[run.order.rows(step)] += run.rates[step]
+    return seen / seen.mean() if bool(seen.any()) else torch.ones_like(seen)
 
 
 def _root(run: Run, blocks: Sequence[Block], checkpoints: Sequence[int]) -> Float[Tensor, " params"] | None:

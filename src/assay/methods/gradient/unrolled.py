@@ -144,8 +144,9 @@ class Unrolling(Fitted):
                     Model(run.checkpoints[k].load().eval(), model.task, name=model.name) for k in segment.checkpoints
                 )
                 learned, u = method.walk(Stretch(segment, models, layout.blocks, self._fitting(), reduction), u)
+                visits = segment.visits.numpy()[:, None] / (len(self.train) * len(models))
                 for at in models:
-                    self._scan(at, learned / (len(self.train) * len(models)), total, told)
+                    total += visits * self._scan(at, learned, told)
             entries = total.astype(np.float32)
             kept = entries if top is None else TopK.of_columns(iter(entries.T), top)
         provenance = Provenance(
@@ -171,14 +172,14 @@ class Unrolling(Fitted):
         side = query_features(self.run.model, queries, GradDot(query_loss=loss), 0)
         return np.zeros((len(self.train), len(queries))), side
 
-    def _scan(self, model: Model, psi: Vectors, total: Float64[np.ndarray, "n q"], told: Told) -> None:
-        """Add `< psi, g_i >` at one checkpoint to the scores."""
-        measurement = self.run.measurement
+    def _scan(self, model: Model, psi: Vectors, told: Told) -> Float64[np.ndarray, "n q"]:
+        """`< psi, g_i >` at one checkpoint."""
+        measurement, products = self.run.measurement, np.zeros((len(self.train), len(psi)))
         layout = layout_for(model, self.train, measurement, PROBE)
         for tile in feature_tiles(model, self.train, Against(psi=psi), measurement, layout):
-            products = tile.features.double().numpy()
-            total[tile.start : tile.start + len(products)] += products
+            products[tile.start : tile.start + len(tile.ids)] = tile.features.double().numpy()
             told.tile(tile)
+        return products
 
     def _fitting(self) -> Examples:
         """Random examples that the run saw."""
