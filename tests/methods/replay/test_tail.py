@@ -1,5 +1,6 @@
 """The replayed end of a run against a naive run whose weights and parameters are moved at its last steps only."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -87,15 +88,16 @@ def test_the_end_by_finite_differences(name: str) -> None:
 
 
 def test_the_more_is_replayed_the_nearer_to_replay() -> None:
+    """Small batches at a large rate: what was seen last counts most, which no average over a segment knows."""
     recipe, train, queries = world("sgd")
+    recipe = replace(recipe, lr=1.0, batch_size=2, epochs=6)
     exact = assay.attribute(recipe, train, queries, Replay(removed=0.5)).array
     errors = []
-    for share in (0.0, 0.4, 0.75):
+    for share in (0.0, 0.3, 0.9):
         method = PathKrylov(segments=1, removed=0.5, replayed=share)
         found = assay.attribute(recipe, train, queries, method).array
         errors.append(float(np.linalg.norm(found - exact) / np.linalg.norm(exact)))
-    assert errors[2] < 0.5 * errors[0], errors
-    assert errors[1] < 1.1 * errors[0], errors
+    assert errors[2] < 0.7 * errors[1] < 0.7 * 0.7 * errors[0], errors
 
 
 def test_a_finished_run_cannot_be_replayed() -> None:
