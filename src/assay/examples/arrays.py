@@ -226,5 +226,6 @@ def content_bytes(value: Any) -> Iterable[bytes]:
     import torch
 
     flat = value.detach().cpu().contiguous().reshape(-1)
+    flat = flat.as_strided((flat.numel(),), (1,))  # one number may have come with a stride of 0, which view refuses
     yield f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}".encode()
     yield flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
