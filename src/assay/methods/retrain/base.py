@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Session:
         """Evaluates coalitions; `seed` is added to that of the model."""
         chosen = self.method.scoring if scoring is None else scoring
         utility = utility_of(self.model, self.train, self.on, chosen, seed)
-        cache = Cache(self.method.cache, utility.fingerprint) if self.method.cache else Cache(None, "")
+        cache = Cache(self.method.cache, utility.fingerprint()) if self.method.cache else Cache(None, "")
         if cache.found:
             say(f"{cache.found:,} utilities found in the cache.")
         with Runner(Game(utility, self.players.member), cache, self.method.processes) as runner:
@@ -97,7 +97,7 @@ class Retraining(ValueMethod):
             method=self.name,
             parameters=self.parameters(),
             unit=self.unit,
-            inputs={"train": train.origin} | ({} if on is None else {"on": on.origin}),
+            inputs={"estimator": _called(model), "train": train.origin} | ({} if on is None else {"on": on.origin}),
             train_fingerprint=train.fingerprint(),
             query_fingerprint=None if on is None else on.fingerprint(),
             seconds=cost.seconds,
@@ -114,7 +114,12 @@ class Retraining(ValueMethod):
 
 
 def _shown(value: Any) -> Any:
-    return value if value is None or isinstance(value, bool | int | float | str | tuple) else str(value)
+    return cast(Any, value) if value is None or isinstance(value, bool | int | float | str | tuple) else str(value)
+
+
+def _called(model: Any) -> str:
+    """What the model is called."""
+    return model if isinstance(model, str) else type(getattr(model, "estimator", model)).__name__
 
 
 def _cost(counts: Counts) -> tuple[str, ...]:

@@ -6,16 +6,19 @@ The 2^n coalitions are visited in the order of a Gray code, so that each differs
 """
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float64
-from scipy.special import comb
+from numpy.typing import NDArray
+from scipy import special
 
 from assay.methods.retrain.pool import Runner
 from assay.methods.retrain.samplers import Subsets, Unit
 from assay.progress import task
 
 TOGETHER = 256
+Positions = NDArray[np.int64]
 
 
 def all_utilities(runner: Runner) -> Float64[np.ndarray, " coalitions"]:
@@ -23,9 +26,9 @@ def all_utilities(runner: Runner) -> Float64[np.ndarray, " coalitions"]:
     n = runner.game.players
     total = 2**n
     found = np.empty(total)
-    positions = np.arange(total)
-    gray = positions ^ (positions >> 1)
-    chunks = [gray[start : start + TOGETHER] for start in range(0, total, TOGETHER)]
+    positions = cast(Positions, np.arange(total))
+    gray = cast(Positions, positions ^ (positions >> 1))
+    chunks: list[Positions] = [gray[start : start + TOGETHER] for start in range(0, total, TOGETHER)]
 
     def draws() -> Iterator[tuple[Unit, ...]]:
         return ((Subsets(masks(chunk, n)),) for chunk in chunks)
@@ -37,7 +40,7 @@ def all_utilities(runner: Runner) -> Float64[np.ndarray, " coalitions"]:
     return found
 
 
-def masks(positions: np.ndarray, n: int) -> Bool[np.ndarray, "m n"]:
+def masks(positions: Positions, n: int) -> Bool[np.ndarray, "m n"]:
     """Members of the coalitions at these positions."""
     return (positions[:, None] >> np.arange(n)[None, :]) & 1 == 1
 
@@ -47,11 +50,11 @@ def exact_values(
 ) -> Float64[np.ndarray, " n"]:
     """The semivalue with weights w(1), ..., w(n)."""
     n = len(weights)
-    positions = np.arange(2**n)
+    positions = cast(Positions, np.arange(2**n))
     size = masks(positions, n).sum(1)
-    share = weights / (n * comb(n - 1, np.arange(n)))
+    share = weights / (n * np.asarray(cast(Any, special).comb(n - 1, np.arange(n))))
     values = np.empty(n)
     for i in range(n):
-        without = positions[(positions >> i) & 1 == 0]
+        without = cast(Positions, positions[(positions >> i) & 1 == 0])
         values[i] = (share[size[without]] * (utilities[without | 1 << i] - utilities[without])).sum()
     return values

@@ -41,7 +41,6 @@ class Utility(ABC):
     notes: tuple[str, ...] = ()
     """What there is to tell of how it is computed."""
 
-    @property
     @abstractmethod
     def fingerprint(self) -> str:
         """Of data, model, scoring and seed; SHA-256, hexadecimal."""
@@ -59,7 +58,6 @@ class Function(Utility):
     function: Callable[[Rows], float] = field(repr=False)
     name: str = "function"
 
-    @property
     def fingerprint(self) -> str:
         """The name and the number of players: functions of one name are taken to be equal."""
         return f"{self.name}-{self.n}"

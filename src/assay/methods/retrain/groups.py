@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Int64
@@ -62,11 +62,11 @@ def _names(by: By, train: Examples, seed: int) -> Sequence[str]:
 
 def _clusters(train: Examples, k: int, seed: int) -> Sequence[int]:
     """By k-means of the standardised features; the largest cluster is the first."""
-    from sklearn.cluster import KMeans
+    from sklearn import cluster
 
     from assay.methods.retrain.features import numbers_of
 
     X = numbers_of(train.matrix().X)
-    found: Any = KMeans(k, n_init=4, random_state=seed).fit(X).labels_
+    found: Any = cast(Any, cluster).KMeans(k, n_init=4, random_state=seed).fit(X).labels_
     order = np.argsort(-np.bincount(found, minlength=k), kind="stable")
     return np.argsort(order)[found].tolist()

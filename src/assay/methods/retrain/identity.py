@@ -29,12 +29,12 @@ def described(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): described(entry) for key, entry in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [described(entry) for entry in cast("list[Any]", list(cast(Any, value)))]
+        return [described(entry) for entry in list(cast("tuple[Any, ...]", value))]
     if hasattr(value, "get_params") and not isinstance(value, type):
         return [_name(type(value)), described(value.get_params(deep=False))]
     if hasattr(value, "__code__"):
-        return [_name(value), hashlib.sha256(value.__code__.co_code).hexdigest(), repr(value.__code__.co_consts)[:200]
-                if not any(hasattr(part, "co_code") for part in value.__code__.co_consts) else ""]  # fmt: skip
+        code = cast(Any, value).__code__
+        return [_name(value), hashlib.sha256(code.co_code).hexdigest(), [repr(part) for part in _plain(code.co_consts)]]
     if isinstance(value, type) or callable(value):
         return _name(value)
     return [_name(cast(Any, type(value))), described(getattr(value, "__dict__", {}))]
@@ -51,6 +51,11 @@ def content_of(values: Any) -> str:
     head = f"{array.dtype.str} {array.shape}".encode()
     body = repr(array.tolist()).encode() if array.dtype.kind == "O" else array.tobytes()
     return hashlib.sha256(head + body).hexdigest()
+
+
+def _plain(constants: tuple[Any, ...]) -> list[Any]:
+    """Those whose text says what they are; of an inner function it would say where it lies."""
+    return [part for part in constants if part is None or isinstance(part, bool | int | float | str)]
 
 
 def _name(thing: Any) -> str:

@@ -51,7 +51,7 @@ class LeastCore(Retraining):
             n = runner.game.players
             if n <= self.exact:
                 utilities = all_utilities(runner)
-                coalitions = masks(np.arange(2**n), n)
+                coalitions = masks(np.arange(2**n, dtype=np.int64), n)
             else:
                 coalitions, utilities = sampled(runner, self.subsets or 10 * n, 0.5, self.seed)
             nobody = np.zeros(n, bool)

@@ -46,8 +46,9 @@ def neg_mean_absolute_error(f: NDArray[Any], y: NDArray[Any]) -> float:
 
 def r2(f: NDArray[Any], y: NDArray[Any]) -> float:
     """Coefficient of determination, the mean over outputs."""
-    left, total = np.square(f - y).sum(0), np.square(y - y.mean(0)).sum(0)
-    return float(np.mean(1 - left / total))
+    left: Any = np.square(f - y).sum(0)
+    total: Any = np.square(y - y.mean(0)).sum(0)
+    return float(np.mean(1 - np.asarray(left / total)))
 
 
 def guessed_accuracy(prior: Float[np.ndarray, " C"], codes: Int64[np.ndarray, " q"]) -> float:

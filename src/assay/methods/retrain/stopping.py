@@ -7,6 +7,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -97,10 +98,10 @@ class RankStability(Stop):
         earlier = [values for updates, values in state.history if updates <= state.updates / 2]
         if state.counts.min() < LEAST or not earlier or np.ptp(state.values) == 0 or np.ptp(earlier[-1]) == 0:
             return False
-        from scipy.stats import spearmanr
+        from scipy import stats
 
-        found = spearmanr(state.values, earlier[-1])
-        return bool(float(getattr(found, "statistic")) >= 1 - self.change)  # noqa: B009 - scipy carries no types
+        found: Any = cast(Any, stats).spearmanr(state.values, earlier[-1])
+        return bool(found.statistic >= 1 - self.change)
 
     def __str__(self) -> str:
         return f"rank:{self.change:g}"

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 
 from assay.errors import DataError, MethodError
-from assay.examples import Examples
+from assay.examples import Examples, Matrix
+from assay.methods.retrain.features import encoded
 from assay.methods.retrain.game import Evaluator, Rows, Utility, checked
 from assay.methods.retrain.identity import digest
+from assay.methods.retrain.models import estimator_of
 from assay.methods.retrain.refit import TOLERANCE, differs, refit_for
 from assay.methods.retrain.refit.base import Data, taken
 from assay.methods.retrain.scoring import Scorer, Scoring
 from assay.models import Model
-from assay.training import EstimatorRecipe, Recipe, as_recipe
+from assay.training import Recipe, as_recipe
 
 
 def utility_of(model: Any, train: Examples, on: Examples | None, scoring: str | Scorer | Scoring, seed: int) -> Utility:
@@ -26,6 +28,8 @@ def utility_of(model: Any, train: Examples, on: Examples | None, scoring: str | 
     """
     if isinstance(model, Utility):
         return model
+    if isinstance(model, str) and train.kind in ("arrays", "table"):
+        return _named_utility(model, train, on, scoring, seed)
     if isinstance(model, Model) or model is None:
         what = "None" if model is None else f"a trained model ({model})"
         raise MethodError(
@@ -33,8 +37,7 @@ def utility_of(model: Any, train: Examples, on: Examples | None, scoring: str | 
             "(--model logistic), or assay.Recipe(make_model, task, ...)."
         )
     recipe = as_recipe(model)
-    if on is None:
-        raise MethodError("The value of data depends on a goal: give on= (--on), the examples to be predicted well.")
+    on = _goal(on)
     if isinstance(recipe, Recipe):
         if scoring not in ("auto", "neg_loss"):
             raise MethodError(
@@ -42,6 +45,22 @@ def utility_of(model: Any, train: Examples, on: Examples | None, scoring: str | 
             )
         return RecipeUtility(replace(recipe, seed=recipe.seed + seed), recipe.encode(train), recipe.encode(on))
     return estimator_utility(seeded(recipe.estimator, recipe.seed + seed), train.matrix(), on.matrix(), scoring)
+
+
+def _goal(on: Examples | None) -> Examples:
+    if on is None:
+        raise MethodError("The value of data depends on a goal: give on= (--on), the examples to be predicted well.")
+    return on
+
+
+def _named_utility(
+    name: str, train: Examples, on: Examples | None, scoring: str | Scorer | Scoring, seed: int
+) -> "EstimatorUtility":
+    """An estimator by name reads encoded rows; the encoding is fitted once, to all training rows (not their labels)."""
+    rows, goal = train.matrix(), _goal(on).matrix()
+    estimator = estimator_of(name, rows.y)
+    X, Xv = encoded(rows.X, goal.X)
+    return estimator_utility(seeded(estimator, seed), Matrix(X, rows.y), Matrix(Xv, goal.y), scoring)
 
 
 def estimator_utility(
@@ -66,7 +85,9 @@ def estimator_utility(
             f"parameters chosen, {type(inner).__name__}(...)."
         )
     y, yv = _targets(train.y, classifier), _targets(on.y, classifier)
-    data = Data(_plain(train.X), y, _plain(on.X), yv, np.unique(y) if classifier else None)
+    named = hasattr(estimator, "steps") or hasattr(estimator, "transformers")
+    X, Xv = (_plain(part.X, named) for part in (train, on))
+    data = Data(X, y, Xv, yv, np.unique(y) if classifier else None)
     return EstimatorUtility(estimator, data, Scoring.of(scoring, classifier))
 
 
@@ -97,7 +118,6 @@ class EstimatorUtility(Utility):
         """Training rows."""
         return self.data.n
 
-    @cached_property
     def fingerprint(self) -> str:
         """Of estimator, data, scoring and the version of scikit-learn."""
         import sklearn
@@ -209,7 +229,6 @@ class RecipeUtility(Utility):
         """Training examples."""
         return len(self.train)
 
-    @cached_property
     def fingerprint(self) -> str:
         """Of the recipe with the initial weights, and of the data."""
         recipe = self.recipe
@@ -265,9 +284,9 @@ def _targets(y: Any, classifier: bool) -> Any:
     return array.astype(str) if array.dtype.kind == "O" else array
 
 
-def _plain(X: Any) -> Any:
-    """Rows of arrays as vectors; a DataFrame as it is."""
-    return X if hasattr(X, "iloc") else np.ascontiguousarray(X).reshape(len(X), -1)
-
-
-__all__ = ["EstimatorRecipe", "EstimatorUtility", "RecipeUtility", "estimator_utility", "seeded", "utility_of"]
+def _plain(X: Any, named: bool) -> Any:
+    """Rows of arrays as vectors. A DataFrame stays one where it has categories, or a pipeline may name its columns."""
+    if hasattr(X, "iloc"):
+        numbers = all(kind.kind in "biuf" for kind in X.dtypes)
+        return X if named or not numbers else X.to_numpy(dtype=np.float64)
+    return np.ascontiguousarray(X).reshape(len(X), -1)

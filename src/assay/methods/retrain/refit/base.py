@@ -98,5 +98,8 @@ class Refit(ABC):
 
 def is_plain(data: Data) -> bool:
     """Whether X is an array of finite numbers, two-dimensional."""
-    arrays = [part for part in (data.X, data.Xv) if isinstance(part, np.ndarray) and part.ndim == 2]
-    return len(arrays) == 2 and all(part.dtype.kind in "fiub" and bool(np.isfinite(part).all()) for part in arrays)
+    parts: list[Any] = [data.X, data.Xv]
+    return all(
+        type(part) is np.ndarray and part.ndim == 2 and part.dtype.kind in "fiub" and bool(np.isfinite(part).all())
+        for part in parts
+    )

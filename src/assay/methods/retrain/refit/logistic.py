@@ -7,7 +7,7 @@ halved steps where F would rise. It ends where a step lowers F by less than 1e-1
 optimum than scikit-learn's default tolerance. Cost: a product with the rows a step, and a solve of d C unknowns now and then.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -31,7 +31,7 @@ class Logistic(Refit):
 
         if type(estimator) is not LogisticRegression or data.classes is None or not is_plain(data):
             return False
-        given = estimator.get_params()
+        given = cast(dict[str, Any], estimator.get_params())
         l2 = given.get("penalty") in ("l2", "deprecated") and given.get("l1_ratio") in (None, 0, 0.0)
         plain = given.get("class_weight") is None and given.get("multi_class", "deprecated") in ("auto", "deprecated")
         unknowns = (data.X.shape[1] + 1) * (len(data.classes) if len(data.classes) > 2 else 1)
@@ -50,7 +50,7 @@ class Logistic(Refit):
 
     def reset(self) -> None:
         self._present: tuple[int, ...] = ()
-        self._W = np.zeros((0, 0))
+        self._weights = np.zeros((0, 0))
         self._inverse: Float64[np.ndarray, "k k"] | None = None
 
     def outputs(self, rows: Bool[np.ndarray, " n"]) -> Float64[np.ndarray, "q C"]:
@@ -60,46 +60,46 @@ class Logistic(Refit):
         present = np.flatnonzero(np.bincount(codes, minlength=self._classes))
         if tuple(present.tolist()) != self._present:
             self._present, self._inverse = tuple(present.tolist()), None
-            self._W = np.zeros((1 if len(present) == 2 else len(present), self._A.shape[1]))
+            self._weights = np.zeros((1 if len(present) == 2 else len(present), self._A.shape[1]))
         position = np.zeros(self._classes, np.int64)
         position[present] = np.arange(len(present))
         self._solve(self._A[chosen], position[codes])
         p = np.zeros((len(self._Av), self._classes))
-        p[:, present] = _probabilities(self._Av @ self._W.T)[1]
+        p[:, present] = _probabilities(self._Av @ self._weights.T)[1]
         return p
 
     def _solve(self, A: Float64[np.ndarray, "m d"], codes: Int64[np.ndarray, " m"]) -> None:
         """Minimise F from where W is."""
         target = np.zeros((len(A), len(self._present)))
         target[np.arange(len(A)), codes] = 1.0
-        W, last, fresh = self._W, np.inf, False
-        F, P = self._loss(A, codes, W)
+        w, last, fresh = self._weights, np.inf, False
+        loss, shares = self._loss(A, codes, w)
         for _ in range(STEPS):
-            gradient = self._gradient(A, P, target, W)
+            gradient = self._gradient(A, shares, target, w)
             if self._inverse is None:
-                self._inverse, fresh = np.linalg.inv(self._hessian(A, P)), True
-            step = (self._inverse @ gradient.ravel()).reshape(W.shape)
+                self._inverse, fresh = np.linalg.inv(self._hessian(A, shares)), True
+            step = (self._inverse @ gradient.ravel()).reshape(w.shape)
             decrement = float((gradient * step).sum())
             if not fresh and decrement > SLOW * last:
                 self._inverse = None
                 continue
-            size, (trial, shares) = 1.0, self._loss(A, codes, W - step)
-            most = F + 1e-12 * abs(F)
+            size, (trial, found) = 1.0, self._loss(A, codes, w - step)
+            most = loss + 1e-12 * abs(loss)
             while fresh and trial > most and size > 1e-8:
                 size /= 2
-                trial, shares = self._loss(A, codes, W - size * step)
+                trial, found = self._loss(A, codes, w - size * step)
             if trial > most:
                 self._inverse = None
-                if fresh:  # rounding: no step lowers F any more
+                if fresh:  # rounding: no step lowers the loss any more
                     break
                 continue
-            W, F, P, last = W - size * step, trial, shares, decrement
+            w, loss, shares, last = w - size * step, trial, found, decrement
             if decrement < DONE:
                 break
             fresh = False
             if size < 1:
                 self._inverse = None
-        self._W = W
+        self._weights = w
 
     def _loss(
         self, A: Float64[np.ndarray, "m d"], codes: Int64[np.ndarray, " m"], W: Float64[np.ndarray, "k d"]
@@ -119,9 +119,9 @@ class Logistic(Refit):
         """Of F; the direction that moves all intercepts alike, along which F is flat, is made steep."""
         d = A.shape[1]
         if P.shape[1] == 2:
-            H = (A.T * (P[:, 0] * P[:, 1])) @ A
-            H.ravel()[:: d + 1] += self._penalty
-            return H
+            one = (A.T * (P[:, 0] * P[:, 1])) @ A
+            one.ravel()[:: d + 1] += self._penalty
+            return one
         C = P.shape[1]
         B = (P[:, :, None] * A[:, None, :]).reshape(len(A), C * d)
         H = -(B.T @ B)
@@ -136,11 +136,9 @@ class Logistic(Refit):
 
 def _probabilities(Z: Float64[np.ndarray, "m k"], codes: Int64[np.ndarray, " m"] | None = None) -> Any:
     """Log of the sum of exponentials, the probabilities, and each row's own logit; one column is the log odds."""
-    if Z.shape[1] == 1:
-        Z = np.hstack([np.zeros_like(Z), Z])
-    top = Z.max(1, keepdims=True)
-    P = np.exp(Z - top)
-    total = P.sum(1, keepdims=True)
-    P /= total
+    logits = np.hstack([np.zeros_like(Z), Z]) if Z.shape[1] == 1 else Z
+    top = logits.max(1, keepdims=True)
+    odds = np.exp(logits - top)
+    total = odds.sum(1, keepdims=True)
     log_total = (top + np.log(total))[:, 0]
-    return log_total, P, (None if codes is None else Z[np.arange(len(Z)), codes])
+    return log_total, odds / total, (None if codes is None else logits[np.arange(len(Z)), codes])

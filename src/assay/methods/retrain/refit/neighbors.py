@@ -4,7 +4,7 @@ The distances of all validation rows to all training rows are computed once. A s
 scikit-learn refuses, takes all of them. Equal distances: the earlier row is nearer.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
@@ -29,11 +29,11 @@ class Neighbors(Refit):
         return bool(known and estimator.metric != "precomputed" and data.n * len(data.yv) <= LARGEST)
 
     def __init__(self, estimator: Any, data: Data) -> None:
-        from sklearn.metrics import pairwise_distances
+        from sklearn import metrics
 
         options = {"p": estimator.p} if estimator.metric == "minkowski" else {}
         self._distance: Float64[np.ndarray, "q n"] = np.asarray(
-            pairwise_distances(data.Xv, data.X, metric=estimator.metric, **options), dtype=np.float64
+            cast(Any, metrics).pairwise_distances(data.Xv, data.X, metric=estimator.metric, **options), dtype=np.float64
         )
         order = np.argsort(self._distance, axis=1, kind="stable")
         self._rank = np.empty_like(order)
