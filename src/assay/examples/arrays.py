@@ -197,6 +197,7 @@ def as_scalar(y: Any) -> Any:
 
 
 def as_label(y: Any) -> int | str | None:
+    """A target as a label: what names a class, else None."""
     return y if isinstance(y, int | str) else None
 
 
@@ -208,6 +209,7 @@ def _as_numpy(values: Any) -> Any:
 
 
 def as_tensor(x: Any) -> Any:
+    """A tensor of its own."""
     import torch  # here, so that reading text does not load it
 
     # A copy of a numpy row: the array may be read-only, which tensors cannot express.
