@@ -40,8 +40,8 @@ def naive(X: np.ndarray, y: np.ndarray, XV: np.ndarray, yv: np.ndarray) -> np.nd
 
 def test_it_is_the_enumeration() -> None:
     (X, y), (XV, yv) = games.data(6, seed=3)
-    found = assay.value(LogisticRegression(), (X, y), (XV, yv), ClasswiseShapley(stop="updates:250"))
+    found = assay.value(LogisticRegression(), (X, y), (XV, yv), ClasswiseShapley(stop="updates:80"))
     off = (found.array - naive(X, y, XV, yv)) / found.stderr
     assert np.abs(off).max() < 4.5
     assert np.sqrt(np.mean(off**2)) < 2
-    assert found.stderr.max() < 0.02
+    assert found.stderr.max() < 0.04

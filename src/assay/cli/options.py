@@ -240,18 +240,12 @@ class DataOptions:
 
     def read(self, source: Any, limit: int | None = None) -> Examples:
         """The first `limit` examples of a file (all, if None). Raises DataError."""
-        return read(
-            source,
-            limit=limit,
-            text=self.text_field,
-            prompt=self.prompt_field,
-            completion=self.completion_field,
-            messages=self.messages_field,
-            contrast=self.contrast_field,
-            source_column=self.source_field,
-            label=self.label_field,
-            id=self.id_field,
-        )
+        return read(source, limit=limit, **self.columns())
+
+    def columns(self) -> dict[str, Any]:
+        """The columns' names as `read` takes them."""
+        fields = {name.removesuffix("_field"): value for name, value in vars(self).items()}
+        return {"source_column": fields.pop("source"), **fields}
 
 
 DATA = "Data"

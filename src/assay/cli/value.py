@@ -7,11 +7,13 @@ from typing import Any
 import rich_click as click
 
 import assay
+from assay.act.clean import neighbours
 from assay.cli.options import (
     DATA,
     MODEL,
     DataOptions,
     ModelOptions,
+    absolute,
     check_out,
     data_options,
     first_or_train_options,
@@ -86,6 +88,9 @@ def value(
     )
     facts: dict[str, Any] = {}
     if out is not None:
+        origin = {"train": absolute(train), "limit": limit, "columns": data.columns()}
+        near = neighbours(values, examples, top)
+        values = values.with_evidence(origin=origin, **({"neighbours": near} if near else {}))
         values.save(out)
         page = report(values, out / "report.html", top=top) if with_report else None
         saved(out, page)

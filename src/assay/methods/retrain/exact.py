@@ -55,6 +55,6 @@ def exact_values(
     share = weights / (n * np.asarray(cast(Any, special).comb(n - 1, np.arange(n))))
     values = np.empty(n)
     for i in range(n):
-        without = cast(Positions, positions[(positions >> i) & 1 == 0])
+        without = positions[(positions >> i) & 1 == 0]
         values[i] = (share[size[without]] * (utilities[without | 1 << i] - utilities[without])).sum()
     return values

@@ -60,7 +60,7 @@ def _named_utility(
     rows, goal = train.matrix(), _goal(on).matrix()
     estimator = estimator_of(name, rows.y)
     X, Xv = encoded(rows.X, goal.X)
-    return estimator_utility(seeded(estimator, seed), Matrix(X, rows.y), Matrix(Xv, goal.y), scoring)
+    return estimator_utility(seeded(estimator, seed), Matrix(X, rows.y, rows.weight), Matrix(Xv, goal.y), scoring)
 
 
 def estimator_utility(
@@ -68,6 +68,7 @@ def estimator_utility(
 ) -> "EstimatorUtility":
     """Of two matrices with X and y each. Raises MethodError, DataError."""
     from sklearn import base
+    from sklearn.utils import validation
 
     kinds: Any = base
     for name, part in (("training", train), ("validation", on)):
@@ -87,7 +88,11 @@ def estimator_utility(
     y, yv = _targets(train.y, classifier), _targets(on.y, classifier)
     named = hasattr(estimator, "steps") or hasattr(estimator, "transformers")
     X, Xv = (_plain(part.X, named) for part in (train, on))
-    data = Data(X, y, Xv, yv, np.unique(y) if classifier else None)
+    if train.weight is not None and not cast(Any, validation).has_fit_parameter(estimator, "sample_weight"):
+        raise MethodError(
+            f"{type(estimator).__name__} takes no sample_weight; leave the weights out, or choose another."
+        )
+    data = Data(X, y, Xv, yv, np.unique(y) if classifier else None, train.weight)
     return EstimatorUtility(estimator, data, Scoring.of(scoring, classifier))
 
 
@@ -125,7 +130,7 @@ class EstimatorUtility(Utility):
         data, scorer = self.data, self.scoring.scorer
         return digest(
             "estimator", self.estimator, data.X, data.y, data.Xv, data.yv, self.scoring.name,
-            scorer if hasattr(scorer, "__code__") else None,
+            scorer if hasattr(scorer, "__code__") else None, data.weight,
             bool(self._refit), sklearn.__version__,
         )  # fmt: skip
 
@@ -177,7 +182,8 @@ class _Estimated(Evaluator):
         estimator = self._estimator if self._again else seeded(self._estimator, 0)
         chosen = np.flatnonzero(rows)
         try:
-            fitted = estimator.fit(taken(data.X, chosen), data.y[chosen])
+            weights = {} if data.weight is None else {"sample_weight": data.weight[chosen]}
+            fitted = estimator.fit(taken(data.X, chosen), data.y[chosen], **weights)
             if scoring.scorer is not None:
                 return checked(float(scoring.scorer(fitted, data.Xv, data.yv)), rows)
             if data.classes is None:

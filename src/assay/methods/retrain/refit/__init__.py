@@ -20,6 +20,8 @@ TOLERANCE = 1e-4
 
 def refit_for(estimator: Any, data: Data) -> type[Refit] | None:
     """The refit that gives what this estimator gives, or None."""
+    if data.weight is not None:
+        return None
     return next((kind for kind in REFITS if kind.fits(estimator, data)), None)
 
 

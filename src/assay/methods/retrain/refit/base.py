@@ -17,7 +17,8 @@ def taken(X: Any, rows: NDArray[Any]) -> Any:
 
 @dataclass(frozen=True)
 class Data:
-    """Training rows X, y and validation rows Xv, yv; `classes` are the sorted labels, None for a regression.
+    """Training rows X, y and validation rows Xv, yv; `classes` are the sorted labels, None for a regression;
+    `weight` is each training row's, which no refit knows.
 
     X may be a DataFrame; then no refit takes it.
     """
@@ -27,6 +28,7 @@ class Data:
     Xv: Any
     yv: NDArray[Any]
     classes: NDArray[Any] | None
+    weight: Float64[np.ndarray, " n"] | None = None
 
     @property
     def n(self) -> int:
