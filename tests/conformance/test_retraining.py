@@ -20,7 +20,7 @@ from assay.values import Values
 KINDS = [kind for kind in METHODS if kind.family == "retrain"]
 EXACT = ("shapley", "beta-shapley", "banzhaf", "loo", "least-core")
 rng = np.random.default_rng(0)
-X, XV = rng.normal(size=(8, 2)), rng.normal(size=(40, 2))
+X, XV = rng.normal(size=(6, 2)), rng.normal(size=(40, 2))
 X[4] = X[0]
 Y, YV = (X[:, 0] + 0.3 * X[:, 1] > 0).astype(int), (XV[:, 0] + 0.3 * XV[:, 1] > 0).astype(int)
 TRAIN, VALID, TWINS = assay.read((X, Y)), assay.read((XV, YV)), (0, 4)

@@ -199,7 +199,9 @@ def _labels(values: Any, rows: int, given: str) -> Any:
         raise DataError(f"{given}: X has {rows} rows and y has {len(array)}; expected one y for each row.")
     bad = np.asarray(pandas.isna(array)).reshape(rows, -1).any(1)
     if bad.any():
-        raise DataError(f"{given} row {int(bad.argmax()) + 1}: y is missing; expected a label. Fill it or drop the row.")
+        raise DataError(
+            f"{given} row {int(bad.argmax()) + 1}: y is missing; expected a label. Fill it or drop the row."
+        )
     if array.dtype.kind in "OUST":
         return np.array([value if isinstance(value, int | float) else str(value) for value in array.tolist()], object)
     return array

@@ -31,7 +31,7 @@ class Banzhaf(Semivalue):
     paper: ClassVar[str] = "Wang and Jia 2023 (2205.15466)"
 
     sampler: str = option("msr", "how coalitions are drawn", ("msr", *SAMPLERS))
-    stop: str | Stop = option("updates:10n", "when to stop; an update of msr is one subset")
+    stop: str | Stop = option("updates:10n", "when to stop; an update of msr is one subset")  # noqa: RUF009 - a field
 
     def weights(self, n: int) -> Float64[np.ndarray, " n"]:
         """Binomial sizes."""

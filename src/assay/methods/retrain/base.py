@@ -57,7 +57,7 @@ class Retraining(ValueMethod):
     family: ClassVar[str] = "retrain"
     unit: ClassVar[str] = "arbitrary"
 
-    scoring: str | Scorer = option(
+    scoring: str | Scorer = option(  # noqa: RUF009 - a field
         "auto", "what a model is worth: any scikit-learn scorer's name; auto is accuracy for classifiers, the negated "
         "mean squared error for regressors, and the negated loss for a recipe"
     )  # fmt: skip

@@ -37,7 +37,7 @@ class ClasswiseShapley(Retraining):
     summary: ClassVar[str] = "Shapley within each class, weighed by what happens to the other classes"
     paper: ClassVar[str] = "Schoch, Xu and Ji 2022 (2211.06800)"
 
-    stop: str | Stop = option("stderr:0.05 | updates:500", "when to stop, for each class")
+    stop: str | Stop = option("stderr:0.05 | updates:500", "when to stop, for each class")  # noqa: RUF009 - a field
 
     def check(self) -> None:
         """One value an example, judged by class."""

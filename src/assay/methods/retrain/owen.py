@@ -34,7 +34,7 @@ class OwenShapley(Retraining):
     paper: ClassVar[str] = "Okhrati and Lipani 2021 (2010.12082)"
 
     nodes: int = option(8, "points of the integration rule")
-    stop: str | Stop = option("stderr:0.05 | updates:400", "when to stop; an update is a set and its complement")
+    stop: str | Stop = option("stderr:0.05 | updates:400", "when to stop; an update is a set and its complement")  # noqa: RUF009 - a field
 
     def check(self) -> None:
         """An even number of points, so that each has its mirror image."""

@@ -33,7 +33,7 @@ class Semivalue(Retraining):
     """A semivalue by exact enumeration or by sampling."""
 
     sampler: str = option("antithetic", "how coalitions are drawn", SAMPLERS)
-    stop: str | Stop = option(
+    stop: str | Stop = option(  # noqa: RUF009 - a field
         "stderr:0.05 | updates:1000",
         "when to stop: stderr:SHARE, rank:CHANGE, top:K, seconds:S, updates:N, joined by | or &",
     )
