@@ -50,7 +50,7 @@ class Estimator(ABC):
     """Share of the marginal contributions that were not evaluated and count as 0."""
 
     @abstractmethod
-    def add(self, units: Sequence[Unit], utilities: Sequence[Float64[np.ndarray, " m"]]) -> int:
+    def add(self, units: Sequence[Unit], utilities: Sequence[Float64[np.ndarray, " _"]]) -> int:
         """Take one draw in; how many updates it is."""
 
     @property
@@ -81,7 +81,7 @@ class Marginals(Estimator):
         self._coefficients, self._moments = coefficients, Moments(n)
         self._skipped = self._all = 0
 
-    def add(self, units: Sequence[Unit], utilities: Sequence[Float64[np.ndarray, " m"]]) -> int:
+    def add(self, units: Sequence[Unit], utilities: Sequence[Float64[np.ndarray, " _"]]) -> int:
         """The mean over a draw's units is one sample."""
         n = len(self._moments.mean)
         total, seen = np.zeros(n), np.zeros(n, np.int64)
@@ -134,7 +134,7 @@ class Reused(Estimator):
     def __init__(self, n: int) -> None:
         self._with, self._without = Moments(n), Moments(n)
 
-    def add(self, units: Sequence[Unit], utilities: Sequence[Float64[np.ndarray, " m"]]) -> int:
+    def add(self, units: Sequence[Unit], utilities: Sequence[Float64[np.ndarray, " _"]]) -> int:
         """Every set is an update."""
         done = 0
         for unit, found in zip(units, utilities, strict=True):

@@ -78,7 +78,7 @@ class _Integral(Estimator):
         self._weights, self._at = weights, [Moments(n) for _ in weights]
         self._number = 0
 
-    def add(self, units: Sequence[Unit], utilities: Sequence[Float64[np.ndarray, " m"]]) -> int:
+    def add(self, units: Sequence[Unit], utilities: Sequence[Float64[np.ndarray, " _"]]) -> int:
         """The mean over a set and its complement is a sample of (e(q) + e(1 - q)) / 2."""
         parts = [contributions(unit, found)[2] for unit, found in zip(units, utilities, strict=True)]
         self._at[self._number % len(self._at)].add(np.mean(parts, axis=0), np.ones(len(parts[0]), bool))

@@ -89,7 +89,7 @@ class Runner:
         self.counts.failed += failed
         return float(self.cache.settle([key], found)[0])
 
-    def run(self, draws: Iterable[tuple[Unit, ...]]) -> Iterator[list[Float64[np.ndarray, " m"]]]:
+    def run(self, draws: Iterable[tuple[Unit, ...]]) -> Iterator[list[Float64[np.ndarray, " _"]]]:
         """Utilities of each draw's units, in the order of the draws; stop asking when it is enough."""
         sizes: deque[int] = deque()
 
@@ -100,7 +100,7 @@ class Runner:
 
         ordered = self._parallel(flat()) if self._others else self._alone(flat())
         with single_threaded():
-            batch: list[Float64[np.ndarray, " m"]] = []
+            batch: list[Float64[np.ndarray, " _"]] = []
             for utilities in ordered:
                 batch.append(utilities)
                 if len(batch) == sizes[0]:
