@@ -12,7 +12,7 @@ from jaxtyping import Float, Float64
 from assay.errors import InputError
 from assay.examples import Examples
 from assay.provenance import Provenance
-from assay.ranking import check_finite, check_k
+from assay.ranking import check_finite, check_k, membership
 from assay.results import Result, read_columns, read_table, write_columns, write_table
 from assay.run_directory import Run, Writer, corrupt
 from assay.tables import Table
@@ -101,6 +101,19 @@ class Values(Result):
                 "source": pd.Series([self.sources[line] for line in lines], dtype=object),
                 "text": [self.texts[line] for line in lines],
             }
+        )
+
+    def confidence(self, k: int | None = None) -> pd.DataFrame:
+        """How sure the ranking is: the probability of each example to be among the k highest, and the k lowest.
+
+        Columns train_id, value, stderr, highest, lowest; one line per example. Values are taken as normal and independent
+        with their standard errors; without these every probability is 0 or 1. `k`: a tenth of the examples by default.
+        """
+        k = max(1, len(self.array) // 10) if k is None else k
+        stderr = np.zeros(len(self.array)) if self.stderr is None else self.stderr
+        highest, lowest = membership(self.array, stderr, k), membership(-self.array, stderr, k)
+        return pd.DataFrame(
+            {"train_id": list(self.ids), "value": self.array, "stderr": stderr, "highest": highest, "lowest": lowest}
         )
 
     def to_frame(self) -> pd.DataFrame:

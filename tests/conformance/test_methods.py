@@ -21,7 +21,8 @@ import assay
 from assay.errors import AssayError
 from assay.examples import Examples
 from assay.gradients import features
-from assay.methods import METHODS, Method, Registered, ValueMethod
+from assay.methods import METHODS as EVERY
+from assay.methods import Method, Registered, ValueMethod
 from assay.methods import streamed as blocks
 from assay.methods.gradient.base import GradientMethod
 from assay.methods.lexical import embedding
@@ -30,6 +31,8 @@ from assay.results import Result
 from assay.tasks import Classify, Regress
 from assay.training import Recipe
 
+METHODS = tuple(kind for kind in EVERY if kind.family != "retrain")
+"""Those that train again take no trained model: test_retraining.py."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "trak": {"compression": "sjlt:64"},  # of 2,048 dimensions no more is learned
     "lissa": {"depth": 5},

@@ -42,7 +42,10 @@ def test_rows_and_labels(name):
         assert isinstance(example.data["x"], torch.Tensor)
         assert example.data["x"].tolist() == x.tolist()
         assert example.data["y"] == y
-    assert examples.texts[1] == "array [3] label 2"
+    assert examples.texts[1] == ("0=3, 1=4, 2=5 -> 2" if name == "pandas" else "array [3] label 2")
+    matrix = examples.select([1, 0]).matrix()
+    assert np.asarray(matrix.X).tolist() == X[[1, 0]].tolist()
+    assert np.asarray(matrix.y).tolist() == Y[[1, 0]].tolist()
     assert list(examples.select([3, 0]).ids) == ["row:4", "row:1"]
     assert len(read(SOURCES[name](), limit=2)) == 2
 
@@ -100,7 +103,7 @@ def poisoned(value):
     ("source", "said"),
     [
         ((X, Y[:3]), r"\(X, y\): X has 4 rows and y has 3; expected one y"),
-        ((poisoned(np.nan), np.zeros(5000)), r"\(X, y\) row 4501: X holds NaN or infinity"),
+        ((poisoned(np.inf), np.zeros(5000)), r"\(X, y\) row 4501: X holds NaN or infinity"),
         ((torch.tensor(poisoned(np.inf)), None), "row 4501: X holds NaN or infinity"),
         ((X, np.array([1, 2, np.nan, 3])), "row 3: y holds NaN or infinity"),
         ((np.array([["a"], ["b"]]), [0, 1]), "X has dtype <U1; expected numbers"),

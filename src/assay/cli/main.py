@@ -14,6 +14,7 @@ from click.exceptions import Exit, NoArgsIsHelpError
 
 from assay import __version__
 from assay.cli.attribute import attribute
+from assay.cli.clean import clean
 from assay.cli.demo import demo
 from assay.cli.evaluate import evaluate
 from assay.cli.index import index
@@ -29,7 +30,7 @@ from assay.errors import AssayError
 from assay.progress import shown
 
 COMMANDS: tuple[click.Command, ...] = (
-    attribute, index, query, value, evaluate, recommend, plan, methods, report, demo,
+    attribute, index, query, value, clean, evaluate, recommend, plan, methods, report, demo,
 )  # fmt: skip
 
 

@@ -26,8 +26,8 @@ DEBUG = click.Option(
     ["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error (also ASSAY_DEBUG=1)."
 )
 """Every command takes it."""
-NO_MODEL = ("lexical", "baseline")
-"""Families whose methods look at no model."""
+NO_MODEL = ("lexical", "baseline", "retrain")
+"""Families whose methods look at no model, or train one of their own."""
 
 
 def collected(name: str, kind: type[Any], options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
@@ -240,18 +240,12 @@ class DataOptions:
 
     def read(self, source: Any, limit: int | None = None) -> Examples:
         """The first `limit` examples of a file (all, if None). Raises DataError."""
-        return read(
-            source,
-            limit=limit,
-            text=self.text_field,
-            prompt=self.prompt_field,
-            completion=self.completion_field,
-            messages=self.messages_field,
-            contrast=self.contrast_field,
-            source_column=self.source_field,
-            label=self.label_field,
-            id=self.id_field,
-        )
+        return read(source, limit=limit, **self.columns())
+
+    def columns(self) -> dict[str, Any]:
+        """The columns' names as `read` takes them."""
+        fields = {name.removesuffix("_field"): value for name, value in vars(self).items()}
+        return {"source_column": fields.pop("source"), **fields}
 
 
 DATA = "Data"
@@ -261,6 +255,7 @@ data_options: Decorator[Any] = collected(
     [
         click.option(
             f"--{name}-field",
+            *(["--label"] if name == "label" else []),
             metavar="NAME",
             panel=DATA,
             help=f"The column of each example's {name}, in all files; by default '{name}'.",
@@ -271,18 +266,26 @@ data_options: Decorator[Any] = collected(
 """Names of columns; `data` is a `DataOptions`."""
 
 count = click.IntRange(min=1)
-train_options: Decorator[Any] = stacked(
-    [
-        click.option(
-            "--train",
-            required=True,
-            metavar="FILE",
-            panel=DATA,
-            help="Training examples: JSON lines, JSON, CSV, TSV, Parquet, text, .npz, or a saved dataset's folder.",
-        ),
-        click.option("--limit", type=count, metavar="N", panel=DATA, help="Use the first N training examples."),
-    ]
-)
+
+
+def _train(required: bool) -> Decorator[Any]:
+    return stacked(
+        [
+            click.option(
+                "--train",
+                required=required,
+                metavar="FILE",
+                panel=DATA,
+                help="Training examples: JSON lines, JSON, CSV, TSV, Parquet, text, .npz, or a saved dataset's folder.",
+            ),
+            click.option("--limit", type=count, metavar="N", panel=DATA, help="Use the first N training examples."),
+        ]
+    )
+
+
+train_options: Decorator[Any] = _train(True)
+first_or_train_options: Decorator[Any] = _train(False)
+"""For a command whose first argument may be the training data."""
 limit_queries: Decorator[Any] = click.option(
     "--limit-queries", type=count, metavar="N", panel=DATA, help="Use the first N queries."
 )

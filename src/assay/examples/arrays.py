@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.errors import DataError
-from assay.examples.types import Example, FieldName, Rows
+from assay.examples.types import Example, FieldName, Matrix, Rows
 
 CHECK_ROWS = 4096
 MAKE_NPZ = "write it with numpy.savez(path, X=X, y=y)"
@@ -22,18 +22,29 @@ MAKE_NPZ = "write it with numpy.savez(path, X=X, y=y)"
 class PairRows(Rows):
     """`count` examples of an x and a y, as `pair(position)` gives them."""
 
-    def __init__(self, pair: Callable[[int], tuple[Any, Any]], count: int, name: str) -> None:
+    def __init__(
+        self, pair: Callable[[int], tuple[Any, Any]], count: int, name: str, whole: Callable[[], Matrix] | None = None
+    ) -> None:
         self.kind = "arrays"
-        self._pair, self._count, self._name = pair, count, name
+        self._pair, self._count, self._name, self._whole = pair, count, name, whole
 
     def __len__(self) -> int:
         return self._count
 
+    def matrix(self) -> Matrix:
+        """Without a copy where the arrays are there."""
+        if self._whole is not None:
+            return self._whole()
+        X, y = zip(*(self._pair(position) for position in range(self._count)), strict=True)
+        return Matrix(
+            np.stack([np.asarray(x) for x in X]), None if y[0] is None else np.array([as_scalar(v) for v in y])
+        )
+
     def example(self, position: int) -> Example:
         """The row as a tensor and a scalar or tensor."""
         x, y = self._pair(position)
-        y = _scalar(y)
-        return Example(f"{self._name}:{position + 1}", {"x": _tensor(x), "y": y}, None, _label(y))
+        y = as_scalar(y)
+        return Example(f"{self._name}:{position + 1}", {"x": as_tensor(x), "y": y}, None, as_label(y))
 
     def field(self, name: FieldName, position: int) -> Any:
         """One field; ids cost no look at the data."""
@@ -42,7 +53,7 @@ class PairRows(Rows):
         if name == "source":
             return None
         if name == "label":
-            return _label(_scalar(self._pair(position)[1]))
+            return as_label(as_scalar(self._pair(position)[1]))
         return self.example(position).text
 
     def stream(self) -> Iterator[Example]:
@@ -56,7 +67,7 @@ class PairRows(Rows):
     def content(self, example: Example) -> Iterable[bytes]:
         """Type, shape and bytes of x and y, which the label follows from."""
         for value in (example.data["x"], example.data["y"]):
-            yield from _bytes(value)
+            yield from content_bytes(value)
 
 
 def read_arrays(X: Any, y: Any, *, name: str, given: str, limit: int | None) -> PairRows:
@@ -71,7 +82,8 @@ def read_arrays(X: Any, y: Any, *, name: str, given: str, limit: int | None) -> 
     for what, values in (("X", x), ("y", y)):
         if values is not None:
             _check_finite(values[:count], what, given)
-    return PairRows(lambda row: (x[row], None if y is None else y[row]), count, name)
+    whole = lambda: Matrix(_as_numpy(x[:count]), None if y is None else _as_numpy(y[:count]))  # noqa: E731
+    return PairRows(lambda row: (x[row], None if y is None else y[row]), count, name, whole)
 
 
 def read_items(dataset: Any, *, name: str, given: str, limit: int | None) -> PairRows:
@@ -175,20 +187,29 @@ def _split(item: Any, where: str) -> tuple[Any, Any]:
     raise DataError(f"{where} is a {what}; expected (x, y), or a dict with 'x' and 'y' or with text fields.")
 
 
-def _scalar(y: Any) -> Any:
+def as_scalar(y: Any) -> Any:
     """A single value as Python int, float or str; a vector as a tensor; None as None."""
     if isinstance(y, np.generic) or (hasattr(y, "ndim") and y.ndim == 0):
         y = cast("Any", y).item()
     if isinstance(y, bool):
         return int(y)
-    return y if y is None or isinstance(y, int | float | str) else _tensor(y)
+    return y if y is None or isinstance(y, int | float | str) else as_tensor(y)
 
 
-def _label(y: Any) -> int | str | None:
+def as_label(y: Any) -> int | str | None:
+    """A target as a label: what names a class, else None."""
     return y if isinstance(y, int | str) else None
 
 
-def _tensor(x: Any) -> Any:
+def _as_numpy(values: Any) -> Any:
+    if not _is_tensor(values):
+        return values
+    values = values.detach().cpu()
+    return (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()  # numpy has no bfloat16
+
+
+def as_tensor(x: Any) -> Any:
+    """A tensor of its own."""
     import torch  # here, so that reading text does not load it
 
     # A copy of a numpy row: the array may be read-only, which tensors cannot express.
@@ -199,7 +220,7 @@ def _is_tensor(value: Any) -> bool:
     return hasattr(value, "detach") and hasattr(value, "isfinite")
 
 
-def _bytes(value: Any) -> Iterable[bytes]:
+def content_bytes(value: Any) -> Iterable[bytes]:
     """dtype, shape and content, the same for numpy and torch, wherever it lies."""
     if not _is_tensor(value):
         yield repr(value).encode()
@@ -207,5 +228,6 @@ def _bytes(value: Any) -> Iterable[bytes]:
     import torch
 
     flat = value.detach().cpu().contiguous().reshape(-1)
+    flat = flat.as_strided((flat.numel(),), (1,))  # one number may have come with a stride of 0, which view refuses
     yield f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}".encode()
     yield flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""

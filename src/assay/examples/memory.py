@@ -10,15 +10,21 @@ from typing import Any, cast
 import numpy as np
 
 from assay.errors import DataError
-from assay.examples.arrays import PairRows, read_arrays, read_items
+from assay.examples.arrays import read_arrays, read_items
 from assay.examples.files import BLOCK_ROWS, NumberedRows, rows_of_blocks
 from assay.examples.schema import Columns
+from assay.examples.tabular import make_table
+from assay.examples.types import Rows
 
 
-def arrays_of(source: Any, *, name: str, limit: int | None) -> PairRows | None:
+def arrays_of(source: Any, *, name: str, limit: int | None) -> Rows | None:
     """The source as array examples, or None where it holds text."""
-    if _is_pair(source):
-        X, y = source
+    if _is_arrays(source):
+        X, y, weight = (*source, None)[:3]
+        if weight is not None or _is_a(X, "pandas", "DataFrame") or _has_missing(X):
+            parts = [None if part is None else part[:limit] for part in (X, _numbers(y), _numbers(weight))]
+            X = parts[0] if _is_a(X, "pandas", "DataFrame") else _numbers(parts[0])
+            return make_table(X, parts[1], parts[2], name=name, given=f"(X, y{', weight' * (weight is not None)})")
         return read_arrays(_values(X), _values(y), name=name, given="(X, y)", limit=limit)
     if isinstance(source, np.ndarray) or _is_a(source, "torch", "Tensor"):
         return read_arrays(source, None, name=name, given="X", limit=limit)
@@ -96,11 +102,23 @@ def _objects(series: Any) -> list[Any]:
     return list(series.astype(object).where(series.notna(), None))
 
 
-def _is_pair(source: Any) -> bool:
-    """(X, y), as opposed to two rows."""
-    if not isinstance(source, tuple) or len(cast("tuple[Any, ...]", source)) != 2:
+def _is_arrays(source: Any) -> bool:
+    """(X, y) or (X, y, weight), as opposed to two or three rows."""
+    if not isinstance(source, tuple) or len(cast("tuple[Any, ...]", source)) not in (2, 3):
         return False
     return not any(isinstance(member, str | Mapping) for member in cast("tuple[Any, ...]", source))
+
+
+def _has_missing(X: Any) -> bool:
+    """A table of numbers with missing values."""
+    return isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind == "f" and bool(np.isnan(X).any())
+
+
+def _numbers(member: Any) -> Any:
+    """A numpy array of whatever was given."""
+    if member is None:
+        return None
+    return member.detach().cpu().numpy() if hasattr(member, "detach") else np.asarray(_values(member))
 
 
 def _values(member: Any) -> Any:
@@ -112,6 +130,11 @@ def _is_indexed(source: Any) -> bool:
     return _is_a(source, "torch.utils.data", "Dataset") and all(
         hasattr(source, method) for method in ("__getitem__", "__len__")
     )
+
+
+def is_frame(source: Any) -> bool:
+    """Whether it is a pandas DataFrame."""
+    return _is_a(source, "pandas", "DataFrame")
 
 
 def _is_a(source: Any, module: str, name: str) -> bool:

@@ -15,8 +15,12 @@ from typing import Any, Generic, Literal, SupportsIndex, TypeVar, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["text", "completion", "messages", "arrays"]
+from assay.errors import DataError
+
+Kind = Literal["text", "completion", "messages", "arrays", "table"]
 FieldName = Literal["id", "source", "label", "text"]
+SHOWN = 30
+"""Cells of a table's row that its text shows."""
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -25,7 +29,8 @@ class Example:
     """One row.
 
     `data` is `{"text": str}`, or `{"prompt": str, "completion": str}` (with `"contrast": str` where it has one), or
-    `{"messages": [{"role": str, "content": str}, ...]}`, or `{"x": Tensor, "y": int | float | str | Tensor | None}`.
+    `{"messages": [{"role": str, "content": str}, ...]}`, or `{"x": Tensor, "y": int | float | str | Tensor | None}`; a row
+    of a table also has `"row": {column: value}`, with "x" only where all values are numbers.
     """
 
     id: str
@@ -43,7 +48,23 @@ class Example:
             return data["prompt"] + data["completion"]
         if "messages" in data:
             return "\n".join(f"{message['role']}: {message['content']}" for message in data["messages"])
+        if "row" in data:
+            return _described(data["row"], data["y"])
         return _describe(data["x"], data["y"], self.label)
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """Examples of arrays all at once: X [n, ...] (a DataFrame or an array), y [n, ...], weight [n]."""
+
+    X: Any
+    y: Any
+    weight: Any = None
+
+    def rows(self, chosen: NDArray[np.int64]) -> "Matrix":
+        """Some of the rows, in this order."""
+        X = self.X.iloc[chosen].reset_index(drop=True) if hasattr(self.X, "iloc") else self.X[chosen]
+        return Matrix(X, *(None if part is None else part[chosen] for part in (self.y, self.weight)))
 
 
 class Rows(ABC):
@@ -73,6 +94,13 @@ class Rows(ABC):
     @abstractmethod
     def content(self, example: Example) -> Iterable[bytes]:
         """The parts of the example that the fingerprint covers, apart from its id."""
+
+    def matrix(self) -> Matrix:
+        """All rows at once. Raises DataError where they are no arrays."""
+        raise DataError(
+            f"The examples hold {self.kind}; expected a table or arrays (X, y). Name the column of the label "
+            "(label=, --label), or give (X, y)."
+        )
 
 
 class Field(Sequence[T_co], Generic[T_co]):
@@ -104,7 +132,7 @@ class Field(Sequence[T_co], Generic[T_co]):
 class Examples(Sequence[Example]):
     """An immutable sequence of examples of one kind; made by `assay.read`.
 
-    `kind`: "text", "completion", "messages" or "arrays". `origin`: the name of the file, or of the type
+    `kind`: "text", "completion", "messages", "arrays" or "table". `origin`: the name of the file, or of the type
     of the object, that the examples were read from.
     """
 
@@ -175,6 +203,11 @@ class Examples(Sequence[Example]):
         chosen = np.where(chosen < 0, chosen + len(self), chosen)
         return Examples(self._rows, self.origin, chosen if self._order is None else self._order[chosen])
 
+    def matrix(self) -> Matrix:
+        """X, y and weights of all examples at once. Raises DataError if they are text."""
+        found = self._rows.matrix()
+        return found if self._order is None else found.rows(self._order)
+
     def fingerprint(self) -> str:
         """SHA-256 (hex) over kind, ids, data and labels in order; one streaming pass, then remembered.
 
@@ -218,6 +251,14 @@ def _describe(x: Any, y: Any, label: Any) -> str:
     if label is not None:
         return f"array [{shape}] label {label}"
     return f"array [{shape}]" if y is None else f"array [{shape}] target {_short(y)}"
+
+
+def _described(row: Mapping[str, Any], y: Any) -> str:
+    """`age=39, job=clerk -> yes`; a missing value is left out."""
+    known = {name: value for name, value in row.items() if value is not None and value == value}
+    cells = [f"{name}={f'{value:g}' if isinstance(value, float) else value}" for name, value in known.items()]
+    more = [f"{len(cells) - SHOWN} more"] if len(cells) > SHOWN else []
+    return ", ".join(cells[:SHOWN] + more) + ("" if y is None else f" -> {_short(y)}")
 
 
 def _short(y: Any) -> str:

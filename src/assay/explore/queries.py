@@ -33,6 +33,8 @@ class Shown:
     error: str | None
     bar: float
     text: Clipped
+    near: Sequence[tuple[str, str]] = ()
+    """The examples most like it: id and the start of the text."""
 
 
 @dataclass(frozen=True)

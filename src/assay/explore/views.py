@@ -7,11 +7,12 @@ escapes.
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 
+from assay.errors import InputError
 from assay.explore import format
 from assay.explore.evidence import Evidence, read_evidence
 from assay.explore.queries import Query, QueryViews, Shown, Side, Spread, shown_example, spread_of
@@ -96,11 +97,12 @@ def values_page(values: Values, top: int) -> Page:
     order = np.argsort(-values.array, kind="stable"), np.argsort(values.array, kind="stable")
     most, least = (rows[:top] for rows in order)
     largest = float(np.abs(values.array[np.concatenate([most, least])]).max(initial=0.0))
-    limit = _text_limit(2 * top)
+    limit, near = _text_limit(2 * top), _neighbours(values)
 
     def shown(rank: int, line: int) -> Shown:
         value, error = float(values.array[line]), None if values.stderr is None else float(values.stderr[line])
-        return shown_example(values.train, line, rank, value, largest, limit, error=error)
+        shown = shown_example(values.train, line, rank, value, largest, limit, error=error)
+        return replace(shown, near=near.get(values.ids[line], ()))
 
     sides = [
         Side(
@@ -119,6 +121,17 @@ def values_page(values: Values, top: int) -> Page:
         spread=spread_of(values.array, "values", "value", None),
         **_common(values, top),
     )
+
+
+def _neighbours(values: Values) -> dict[str, list[tuple[str, str]]]:
+    """By example, the id and text of those nearest to it. Raises InputError for evidence in another form."""
+    try:
+        found = cast(list[Any], values.evidence.get("neighbours") or [])
+        return {str(one["id"]): [(str(n["id"]), str(n["text"])) for n in one["near"]] for one in found}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f'The run\'s evidence "neighbours" is not in the expected form ({error}); value again.'
+        ) from error
 
 
 def _text_limit(places: int) -> int:

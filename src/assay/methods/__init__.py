@@ -23,10 +23,19 @@ from assay.methods.lexical.embedding import Embedding
 from assay.methods.lexical.tfidf import TFIDF
 from assay.methods.replay.index import ReplayIndex
 from assay.methods.replay.replay import Replay
+from assay.methods.retrain.banzhaf import Banzhaf
+from assay.methods.retrain.beta_shapley import BetaShapley
+from assay.methods.retrain.classwise_shapley import ClasswiseShapley
+from assay.methods.retrain.datamodel import Datamodel
+from assay.methods.retrain.least_core import LeastCore
+from assay.methods.retrain.loo import LeaveOneOut
+from assay.methods.retrain.owen import OwenShapley
+from assay.methods.retrain.shapley import Shapley
 
 METHODS: tuple[type[Registered], ...] = (
     GradDot, GradCos, TracIn, TRAK, Diagonal, KFAC, EKFAC, EKFACCG, LiSSA, DataInf, Source, PathKrylov, SelfInfluence,
-    Replay, ReplayIndex, BM25, TFIDF, Embedding, Random,
+    Replay, ReplayIndex, Shapley, BetaShapley, Banzhaf, LeaveOneOut, LeastCore, OwenShapley, ClasswiseShapley, Datamodel,
+    BM25, TFIDF, Embedding, Random,
 )  # fmt: skip
 
 
@@ -52,7 +61,15 @@ __all__ = [
     "BM25",
     "EKFAC",
     "KFAC",
+    "Banzhaf",
+    "BetaShapley",
+    "ClasswiseShapley",
+    "Datamodel",
+    "LeastCore",
+    "LeaveOneOut",
     "METHODS",
+    "OwenShapley",
+    "Shapley",
     "TFIDF",
     "TRAK",
     "Diagonal",

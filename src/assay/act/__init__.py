@@ -1,0 +1,1 @@
+"""Acting on results: which data to fix, drop or keep."""

@@ -1,0 +1,52 @@
+"""Numbers out of tables: indicators for categories, standardised columns, medians for what is missing."""
+
+from typing import Any, cast
+
+import numpy as np
+from jaxtyping import Float64
+
+from assay.errors import DataError
+
+
+def encoder(X: Any) -> Any:
+    """A transformer, not fitted yet, for rows like these, which may be a DataFrame: categories become indicators (a
+    missing one too, an unknown one none), numbers lose their mean and spread, and missing ones become the median.
+    """
+    from sklearn import compose, impute, pipeline, preprocessing
+
+    numbers: Any = pipeline.make_pipeline(
+        cast(Any, impute).SimpleImputer(strategy="median", keep_empty_features=True), preprocessing.StandardScaler()
+    )
+    if not hasattr(X, "iloc"):
+        return numbers
+    plain = [name for name in X.columns if X[name].dtype.kind in "biuf"]
+    others = [name for name in X.columns if name not in plain]
+    indicators = preprocessing.OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    return cast(Any, compose).ColumnTransformer([("numbers", numbers, plain), ("categories", indicators, others)])
+
+
+def encoded(X: Any, Xv: Any) -> tuple[Float64[np.ndarray, "n d"], Float64[np.ndarray, "q d"]]:
+    """Training and other rows, encoded as the training rows ask for."""
+    flat, other = _flat(X), _flat(Xv)
+    if hasattr(flat, "iloc"):
+        missing = [name for name in flat.columns if name not in getattr(other, "columns", ())]
+        if missing:
+            raise DataError(f"The validation rows have no column '{missing[0]}', which the training rows have; add it.")
+        other = other[list(flat.columns)]
+    fitted = encoder(flat).fit(flat)
+    try:
+        found = [np.asarray(fitted.transform(part), dtype=np.float64) for part in (flat, other)]
+    except ValueError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"The validation rows cannot be read like the training rows: {reason}.") from error
+    return found[0], found[1]
+
+
+def _flat(X: Any) -> Any:
+    return X if hasattr(X, "iloc") else np.asarray(X, dtype=np.float64).reshape(len(X), -1)
+
+
+def numbers_of(X: Any) -> Float64[np.ndarray, "n d"]:
+    """Training rows, encoded."""
+    flat = _flat(X)
+    return np.asarray(encoder(flat).fit_transform(flat), dtype=np.float64)
