@@ -37,7 +37,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "trak": {"compression": "sjlt:64"},  # of 2,048 dimensions no more is learned
     "lissa": {"depth": 5},
     "source": {"segments": 2},
-    "path-krylov": {"segments": 2, "krylov": 4},
+    "path-krylov": {"segments": 1, "krylov": 4},
 }
 SCORING = [kind for kind in METHODS if issubclass(kind, Method)]
 VALUING = [kind for kind in METHODS if issubclass(kind, ValueMethod)]
