@@ -1,9 +1,9 @@
 """All benchmarks, and the table in docs/benchmarks.md made of their results.
 
-    python -m benchmarks [--data DIR] [--peer PYTHON] [--table]
+    python -m benchmarks [--data DIR] [--peer PYTHON] [--kronfluence PYTHON] [--table]
 
 Without `--data` (or $ASSAY_DATA) only the benchmarks that make their own data run; without `--peer` (or $ASSAY_PEER, the
-Python of an environment with bergson, traker and dattri) the peers are left out and the result says so. `--table` only
+Python of an environment with bergson, traker, dattri and captum; `--kronfluence` likewise) the peers are left out and the result says so. `--table` only
 writes the table.
 """
 
@@ -21,6 +21,7 @@ def main() -> None:
     arguments = parser(__doc__)
     add_data(arguments)
     arguments.add_argument("--peer", default=os.environ.get("ASSAY_PEER"))
+    arguments.add_argument("--kronfluence", default=os.environ.get("ASSAY_KRONFLUENCE"))
     arguments.add_argument("--table", action="store_true")
     args = arguments.parse_args()
     if not args.table:
@@ -28,10 +29,15 @@ def main() -> None:
         if args.data:
             data = ["--data", str(args.data)]
             peer = lambda flag: [flag, args.peer] if args.peer else []  # noqa: E731
+            kronfluence = [args.kronfluence] if args.kronfluence else []
+            peers = [f"dattri={args.peer}"] * bool(args.peer) + [f"kronfluence={args.kronfluence}"] * len(kronfluence)
             jobs += [
                 ["benchmarks.trak", *data, *peer("--peer")],
                 ["benchmarks.indexing", *data, *peer("--bergson")],
                 ["benchmarks.indexing", *data, "--growth"],
+                ["benchmarks.ekfac", *data, *(["--kronfluence", *kronfluence] if kronfluence else [])],
+                ["benchmarks.replay", *data],
+                ["benchmarks.fidelity", *data, "--peers", *peers],
             ]
         else:
             print("No --data: the benchmarks on stories15m and MNIST are left out.", file=sys.stderr)
