@@ -35,6 +35,7 @@ def main() -> None:
             ]
         else:
             print("No --data: the benchmarks on stories15m and MNIST are left out.", file=sys.stderr)
+        jobs.append(["benchmarks.trees", *(["--data", str(args.data)] if args.data else [])])
         for job in jobs:
             subprocess.run([sys.executable, "-m", *job], check=True)
     results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
