@@ -3,8 +3,8 @@
     python -m benchmarks [--data DIR] [--peer PYTHON] [--kronfluence PYTHON] [--table]
 
 Without `--data` (or $ASSAY_DATA) only the benchmarks that make their own data run; without `--peer` (or $ASSAY_PEER, the
-Python of an environment with bergson, traker, dattri and captum; `--kronfluence` likewise) the peers are left out and the result says so. `--table` only
-writes the table.
+Python of an environment with bergson, traker, dattri and captum) and `--kronfluence` (likewise) the peers are left out
+and the result says so. `--table` only writes the table.
 """
 
 import json
@@ -41,6 +41,7 @@ def main() -> None:
             ]
         else:
             print("No --data: the benchmarks on stories15m and MNIST are left out.", file=sys.stderr)
+        jobs.append(["benchmarks.trees", *(["--data", str(args.data)] if args.data else [])])
         for job in jobs:
             subprocess.run([sys.executable, "-m", *job], check=True)
     results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}

@@ -206,6 +206,36 @@ def replay(result: dict[str, Any]) -> str:
     )
 
 
+def trees(result: dict[str, Any]) -> str:
+    """Trees: time, label noise, and BoostIn against leave-one-out."""
+    seconds = _rows(["", "seconds"], [[name, f"{value:.2f}"] for name, value in result["median_seconds"].items()])
+    ratios = "; ".join(f"{name} {value:.3f}" for name, value in result["ratios"].items())
+    parts = [
+        f"## Trees (100 trees; BoostIn with 10,000 rows, the others with 1,000; 100 queries)\n\n{_made(result)}\n{seconds}\n"
+        f"Ratios: {ratios}. Aims: BoostIn at most 0.3 of tree_influence, LeafInfluence and LeafRefit at most 0.05, and "
+        "LeafInfluence at most 1 of CatBoost's AllPoints.\n"
+    ]
+    if "label_noise_auc" in result:
+        noise: dict[str, dict[str, float]] = result["label_noise_auc"]
+        names = list(next(iter(noise.values())))
+        rows = [[name, *(f"{found[name]:.3f}" if name in found else "" for found in noise.values())] for name in names]
+        parts.append(
+            f"ROC AUC of finding 10% flipped labels of adult:\n\n{_rows(['', *(f'{n} rows' for n in noise)], rows)}\n"
+            "Aim: 0.98 for the best at 1,000 rows.\n"
+        )
+    if "claim" in result:
+        rows = [
+            [name, str(c["rows"]), f"{c['boostin']:.2f}", f"{c['leave-one-out']:.0f}", f"{c['ratio']:.0f}"]
+            for name, c in result["claim"].items()
+        ]
+        parts.append(
+            "BoostIn (fit and 100 queries) against leave-one-out (one refit times the rows), seconds:\n\n"
+            + _rows(["", "rows", "BoostIn", "leave-one-out", "ratio"], rows)
+        )
+    return "\n".join(parts)
+
+
 SECTIONS = {
     "fidelity": fidelity, "ekfac": ekfac, "replay": replay, "indexing": indexing, "growth": growth, "scan": scan, "trak": trak,
+    "trees": trees,
 }  # fmt: skip

@@ -27,6 +27,7 @@ PACKAGES = (
     "safetensors",
     "lightgbm",
     "xgboost",
+    "catboost",
     "ray",
 )
 

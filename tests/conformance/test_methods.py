@@ -1,10 +1,11 @@
 """What every registered method promises, whatever it computes: one suite over the registry.
 
 Texts go through a tiny Llama with two checkpoints; arrays through linear models where a gradient is known to vanish or
-to change its sign.
+to change its sign; the methods for trees have a boosted ensemble and arrays of their own.
 """
 
 import copy
+import pickle
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.ensemble import GradientBoostingClassifier
 from tests.support import examples, text_model
 from torch import Tensor, nn
 
@@ -52,6 +54,13 @@ TRAIN = examples(
 TWINS = (0, 4)
 QUERIES = examples("the cat ran", "who saw the big dog under the tree", "hello", "the cat sat on the mat")
 
+ROWS = np.random.default_rng(0).normal(size=(32, 3))
+ROWS[4] = ROWS[0]
+CLASSES = (ROWS[:, 0] + 0.5 * ROWS[:, 1] > 0).astype(int)
+TREE_TRAIN, TREE_QUERIES = assay.read((ROWS[:24], CLASSES[:24])), assay.read((ROWS[24:28], 1 - CLASSES[24:28]))
+MODULES = [kind for kind in METHODS if kind.family != "trees"]
+"""What may hold a user's module."""
+
 named = pytest.mark.parametrize("kind", SCORING, ids=lambda kind: kind.name)
 valued = pytest.mark.parametrize("kind", VALUING, ids=lambda kind: kind.name)
 anything = pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.name)
@@ -70,13 +79,36 @@ def language() -> Model:
     return Model(plain.module, plain.task, checkpoints=stages)
 
 
+@cache
+def boosted() -> Any:
+    """A fitted estimator."""
+    model = GradientBoostingClassifier(n_estimators=6, max_depth=2, random_state=0)
+    return model.fit(ROWS[:24], CLASSES[:24])
+
+
+def asked(kind: type[Registered]) -> Any:
+    """The model of a method's kind."""
+    return boosted() if kind.family == "trees" else language()
+
+
+def train_of(kind: type[Registered]) -> Examples:
+    return TREE_TRAIN if kind.family == "trees" else TRAIN
+
+
+def queries_of(kind: type[Registered]) -> Examples:
+    return TREE_QUERIES if kind.family == "trees" else QUERIES
+
+
 def made(kind: type[Any]) -> Any:
     """The method as it is tested: with its defaults, or nearly."""
     return kind(**OPTIONS.get(kind.name, {}))
 
 
-def result(kind: type[Registered], model: Any, train: Examples = TRAIN, queries: Examples = QUERIES) -> Result:
+def result(
+    kind: type[Registered], model: Any, train: Examples | None = None, queries: Examples | None = None
+) -> Result:
     """Scores, or values."""
+    train, queries = train or train_of(kind), queries or queries_of(kind)
     if issubclass(kind, Method):
         return assay.attribute(subject(kind, model), train, queries, made(kind))
     return assay.value(model, train, method=made(kind))
@@ -92,13 +124,15 @@ def subject(kind: type[Registered], model: Any) -> Any:
 @cache
 def usual(kind: type[Registered]) -> Any:
     """The scores, or values, that others are compared with."""
-    return result(kind, language())
+    return result(kind, asked(kind))
 
 
-def numbers(kind: type[Registered], model: Any, train: Examples = TRAIN, queries: Examples = QUERIES) -> np.ndarray:
+def numbers(
+    kind: type[Registered], model: Any, train: Examples | None = None, queries: Examples | None = None
+) -> np.ndarray:
     """One row an example; a value method has one column."""
     found: Any = result(kind, model, train, queries)
-    return found.array.reshape(len(train), -1)
+    return found.array.reshape(len(train or train_of(kind)), -1)
 
 
 def assert_same(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-4) -> None:
@@ -113,21 +147,21 @@ def assert_same(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-4
 @named
 def test_scores_have_the_right_form(kind: type[Method]) -> None:
     scores = usual(kind)
-    assert scores.array.shape == (len(TRAIN), len(QUERIES))
+    assert scores.array.shape == (len(train_of(kind)), len(queries_of(kind)))
     assert scores.array.dtype == np.float32
     assert np.isfinite(scores.array).all()
     assert np.abs(scores.array).max() > 0
-    assert list(scores.train_ids) == list(TRAIN.ids)
-    assert list(scores.query_ids) == list(QUERIES.ids)
-    assert list(scores.train.texts) == list(TRAIN.texts)
+    assert list(scores.train_ids) == list(train_of(kind).ids)
+    assert list(scores.query_ids) == list(queries_of(kind).ids)
+    assert list(scores.train.texts) == list(train_of(kind).texts)
 
 
 @valued
 def test_values_have_the_right_form(kind: type[ValueMethod]) -> None:
     values = usual(kind)
-    assert values.array.shape == (len(TRAIN),)
+    assert values.array.shape == (len(train_of(kind)),)
     assert np.isfinite(values.array).all()
-    assert list(values.ids) == list(TRAIN.ids)
+    assert list(values.ids) == list(train_of(kind).ids)
 
 
 @anything
@@ -137,15 +171,15 @@ def test_provenance_is_complete(kind: type[Registered]) -> None:
     assert (about.method, about.unit) == (kind.name, kind.unit)
     assert about.parameters.items() >= made(kind).parameters().items()
     assert about.sign == "higher = more helpful"
-    assert about.train_fingerprint == TRAIN.fingerprint()
-    assert about.inputs["train"] == TRAIN.origin
+    assert about.train_fingerprint == train_of(kind).fingerprint()
+    assert about.inputs["train"] == train_of(kind).origin
     assert about.seconds > 0
     assert about.peak_memory > 2**20
     assert {"assay", "python", "torch", "numpy"} <= set(about.versions)
     if issubclass(kind, Method):
-        assert about.query_fingerprint == QUERIES.fingerprint()
-        assert about.inputs["queries"] == QUERIES.origin
-    takes_model = kind.family in OF_MODELS or kind.name == "embedding"
+        assert about.query_fingerprint == queries_of(kind).fingerprint()
+        assert about.inputs["queries"] == queries_of(kind).origin
+    takes_model = kind.family in (*OF_MODELS, "trees") or kind.name == "embedding"
     assert (about.model_fingerprint is not None) == ("model" in about.inputs) == takes_model
     assert about.coverage == (1.0 if kind.family in OF_MODELS else None)
 
@@ -163,8 +197,8 @@ def test_results_come_back_from_disk(kind: type[Registered], tmp_path: Path) -> 
 @named
 @pytest.mark.parametrize("k", [1, 3, 50])
 def test_the_best_k_are_those_of_all_scores(kind: type[Method], k: int) -> None:
-    fitted = made(kind).fit(subject(kind, language()), TRAIN)
-    some, everything = fitted.score(QUERIES, top=k), fitted.score(QUERIES)
+    fitted = made(kind).fit(subject(kind, asked(kind)), train_of(kind))
+    some, everything = fitted.score(queries_of(kind), top=k), fitted.score(queries_of(kind))
     assert not some.is_dense
     assert some.top(k).to_dict() == everything.top(k).to_dict()
 
@@ -174,31 +208,31 @@ def test_the_best_k_are_those_of_all_scores(kind: type[Method], k: int) -> None:
 
 @anything
 def test_the_same_input_gives_the_same_bits(kind: type[Registered]) -> None:
-    np.testing.assert_array_equal(numbers(kind, language()), usual(kind).array.reshape(len(TRAIN), -1))
+    np.testing.assert_array_equal(numbers(kind, asked(kind)), usual(kind).array.reshape(len(train_of(kind)), -1))
 
 
 @anything
 def test_order_moves_rows_and_columns_and_nothing_else(kind: type[Registered]) -> None:
-    rows, columns = np.random.permutation(len(TRAIN)), [2, 0, 3, 1]
-    expected = usual(kind).array.reshape(len(TRAIN), -1)[rows]
+    rows, columns = np.random.permutation(len(train_of(kind))), [2, 0, 3, 1]
+    expected = usual(kind).array.reshape(len(train_of(kind)), -1)[rows]
     if issubclass(kind, Method):
         expected = expected[:, columns]
-    assert_same(numbers(kind, language(), TRAIN.select(rows), QUERIES.select(columns)), expected)
+    assert_same(numbers(kind, asked(kind), train_of(kind).select(rows), queries_of(kind).select(columns)), expected)
 
 
 @anything
 def test_batches_do_not_matter(kind: type[Registered], monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = usual(kind).array.reshape(len(TRAIN), -1)
+    expected = usual(kind).array.reshape(len(train_of(kind)), -1)
     monkeypatch.setattr(features, "EXAMPLES", 1)
     monkeypatch.setattr(blocks, "BLOCK_SCORES", 1)
     monkeypatch.setattr(embedding, "pack", lambda lengths, positions, most: [[k] for k in range(len(lengths))])
-    assert_same(numbers(kind, language()), expected)
+    assert_same(numbers(kind, asked(kind)), expected)
 
 
 @anything
 def test_equal_rows_score_equally_and_stay_two(kind: type[Registered]) -> None:
     found = usual(kind)
-    array, (one, other) = found.array.reshape(len(TRAIN), -1), TWINS
+    array, (one, other) = found.array.reshape(len(train_of(kind)), -1), TWINS
     assert found.train.ids[one] != found.train.ids[other]
     if kind.name != "random":  # a function of the ids
         assert_same(array[one], array[other], 1e-5)
@@ -206,8 +240,8 @@ def test_equal_rows_score_equally_and_stay_two(kind: type[Registered]) -> None:
 
 @named
 def test_a_query_alone_scores_as_among_others(kind: type[Method]) -> None:
-    expected = usual(kind).array.reshape(len(TRAIN), -1)
-    assert_same(numbers(kind, language(), queries=QUERIES[1:2]), expected[:, 1:2])
+    expected = usual(kind).array.reshape(len(train_of(kind)), -1)
+    assert_same(numbers(kind, asked(kind), queries=queries_of(kind)[1:2]), expected[:, 1:2])
 
 
 # -- what stays as it was ----------------------------------------------------------------------------------------------
@@ -220,9 +254,9 @@ def test_constructors_record_and_nothing_changes_them(kind: type[Registered]) ->
     assert set(before) == {entry.name for entry in fields(kind)}
     assert all("help" in entry.metadata for entry in fields(kind))
     if isinstance(method, Method):
-        method.fit(subject(kind, language()), TRAIN).score(QUERIES)
+        method.fit(subject(kind, asked(kind)), train_of(kind)).score(queries_of(kind))
     else:
-        method.value(language(), TRAIN)  # type: ignore[attr-defined]
+        method.value(asked(kind), train_of(kind))  # type: ignore[attr-defined]
     assert vars(method) == before
     assert method == kind(**before)
     for name in before:
@@ -261,14 +295,14 @@ def borrowed() -> Model:
     return Model(module, model.task, checkpoints=model.checkpoints)
 
 
-@anything
+@pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.name)
 def test_the_model_is_borrowed(kind: type[Registered], borrowed: Model) -> None:
     before = snapshot(borrowed.module)
     result(kind, borrowed)
     assert_untouched(before, borrowed.module)
 
 
-@anything
+@pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("after", [1, 3])
 def test_the_model_is_borrowed_also_when_something_fails(kind: type[Registered], after: int, borrowed: Model) -> None:
     """The task breaks at its `after`-th measurement or representation."""
@@ -301,18 +335,31 @@ def test_the_model_is_borrowed_also_when_something_fails(kind: type[Registered],
     assert_untouched(before, borrowed.module)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in METHODS if kind.family == "trees"], ids=lambda kind: kind.name)
+def test_the_estimator_is_borrowed(kind: type[Registered]) -> None:
+    before = pickle.dumps(boosted())
+    result(kind, boosted())
+    assert pickle.dumps(boosted()) == before
+    with pytest.raises(AssayError, match="features"):
+        result(kind, boosted(), queries=assay.read((ROWS[:2, :2], CLASSES[:2])))
+    assert pickle.dumps(boosted()) == before
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [kind for kind in METHODS if kind.name != "random"], ids=lambda kind: kind.name)
 def test_data_that_do_not_fit_are_refused_in_words(kind: type[Registered]) -> None:
+    wrong = TRAIN if kind.family == "trees" else assay.read((torch.zeros(3, 2), torch.zeros(3)))
     with pytest.raises(AssayError) as caught:
-        result(kind, language(), train=assay.read((torch.zeros(3, 2), torch.zeros(3))))
+        result(kind, asked(kind), train=wrong)
     assert caught.value.exit_code == 2
     assert "arrays" in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in METHODS if kind.family in OF_MODELS or kind.name == "embedding"])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in METHODS if kind.family in (*OF_MODELS, "trees") or kind.name == "embedding"]
+)
 @pytest.mark.parametrize("given", [None, "path/of/a/model", 3])
 def test_what_is_no_model_is_refused_in_words(kind: type[Registered], given: Any) -> None:
     with pytest.raises(AssayError, match=rf"{kind.name}.*was given {type(given).__name__}"):

@@ -89,11 +89,13 @@ def attribute(
     """
     chosen = method.method()
     model.check(chosen)
+    if check is not None and chosen.family == "trees":
+        raise MethodError("--check takes gradient steps, which trees do not have; use --method tree-loo from Python.")
     if check is not None and not model.given:
         raise MethodError("--check takes gradient steps of a model, and none was given. Name its directory or hub id.")
     check_out(out)
-    examples, asked = data.read(train, limit), data.read(queries, limit_queries)
-    loaded = model.load()
+    examples, asked = data.read(train, limit), data.queries(queries, limit_queries)
+    loaded = model.asked(chosen)
     most = kept(top, len(examples), len(asked))
     scores = assay.attribute(loaded, examples, asked, chosen, top=most, tokens=tokens, prefilter=prefilter)
     scores = noted(scores, {

@@ -5,7 +5,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -13,10 +13,11 @@ import rich_click as click
 import torch
 
 from assay import load, read
-from assay.errors import InputError, MethodError, ModelError
+from assay.errors import DataError, InputError, MethodError, ModelError
 from assay.examples import Examples
 from assay.methods import METHODS, Registered
 from assay.methods.gradient.base import GradientMethod
+from assay.methods.trees.load import SUFFIXES
 from assay.models import Model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -104,6 +105,15 @@ class ModelOptions:
                 )
             if self.modules or self.checkpoint or self.max_length or self.dtype or self.device:
                 raise InputError("Options for the model were given, but no MODEL; name it, or leave them out.")
+        trees = method is not None and method.family == "trees"
+        if trees and (self.modules or self.checkpoint or self.max_length or self.dtype or self.device):
+            raise InputError("Options for a neural model were given, and MODEL is a tree ensemble; leave them out.")
+        if method is not None and not trees and is_tree_file(self.model) and method.family not in NO_MODEL:
+            names = ", ".join(kind.name for kind in METHODS if kind.family == "trees")
+            raise MethodError(
+                f"'{self.model}' is a file, such as tree ensembles are stored in, and the method '{method.name}' takes a "
+                f"directory or hub id. Name a method for trees with --method: {names}."
+            )
         unused = isinstance(method, GradientMethod) and not method.every_checkpoint
         if method is not None and self.checkpoint and unused:
             using = [kind.name for kind in METHODS if getattr(kind, "every_checkpoint", False)]
@@ -127,6 +137,10 @@ class ModelOptions:
             long=cast(Any, self.long),
         )
 
+    def asked(self, method: Registered) -> Any:
+        """What the method is given: a model, the file of a tree ensemble, or None."""
+        return self.model if method.family == "trees" else self.load()
+
     def loaded(self) -> Model:
         """The model, which must have been named."""
         model = self.load()
@@ -141,6 +155,11 @@ class ModelOptions:
             "long": self.long, "dtype": self.dtype,
             "checkpoints": [[absolute(place), rate] for place, rate in self.checkpoint],
         }  # fmt: skip
+
+
+def is_tree_file(model: str | None) -> bool:
+    """Whether it names a file that may hold a tree ensemble."""
+    return model is not None and Path(model).suffix.lower() in SUFFIXES and Path(model).is_file()
 
 
 def absolute(place: str) -> str:
@@ -236,6 +255,7 @@ class DataOptions:
     contrast_field: str | None
     source_field: str | None
     label_field: str | None
+    weight_field: str | None
     id_field: str | None
 
     def read(self, source: Any, limit: int | None = None) -> Examples:
@@ -247,6 +267,15 @@ class DataOptions:
         fields = {name.removesuffix("_field"): value for name, value in vars(self).items()}
         return {"source_column": fields.pop("source"), **fields}
 
+    def queries(self, source: Any, limit: int | None = None) -> Examples:
+        """The same for queries, which need no weights."""
+        try:
+            return self.read(source, limit)
+        except DataError:
+            if self.weight_field is None:
+                raise
+            return replace(self, weight_field=None).read(source, limit)
+
 
 DATA = "Data"
 data_options: Decorator[Any] = collected(
@@ -254,13 +283,15 @@ data_options: Decorator[Any] = collected(
     DataOptions,
     [
         click.option(
-            f"--{name}-field",
-            *(["--label"] if name == "label" else []),
+            *([f"--{name}-field", f"--{name}"] if name in ("label", "weight") else [f"--{name}-field"]),
+            f"{name}_field",
             metavar="NAME",
             panel=DATA,
-            help=f"The column of each example's {name}, in all files; by default '{name}'.",
+            help=f"The column of each example's {name}, in all files; by default '{name}'."
+            if name != "weight"
+            else "The column of a table's row weights; queries need none.",
         )
-        for name in ("text", "prompt", "completion", "messages", "contrast", "source", "label", "id")
+        for name in ("text", "prompt", "completion", "messages", "contrast", "source", "label", "weight", "id")
     ],
 )
 """Names of columns; `data` is a `DataOptions`."""

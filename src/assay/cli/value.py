@@ -82,9 +82,9 @@ def value(
             "of examples that should be predicted well, or choose self-influence."
         )
     check_out(out)
-    examples, goal = data.read(train, limit), None if on is None else data.read(on)
+    examples, goal = data.read(train, limit), None if on is None else data.queries(on)
     values = assay.value(
-        (estimator or "linear") if chosen.family == "retrain" else model.load(), examples, goal, chosen
+        (estimator or "linear") if chosen.family == "retrain" else model.asked(chosen), examples, goal, chosen
     )
     facts: dict[str, Any] = {}
     if out is not None:

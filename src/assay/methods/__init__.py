@@ -31,10 +31,18 @@ from assay.methods.retrain.least_core import LeastCore
 from assay.methods.retrain.loo import LeaveOneOut
 from assay.methods.retrain.owen import OwenShapley
 from assay.methods.retrain.shapley import Shapley
+from assay.methods.trees.boostin import BoostIn
+from assay.methods.trees.leaf_influence import LeafInfluence
+from assay.methods.trees.leaf_refit import LeafRefit
+from assay.methods.trees.tracin_trees import TracInTrees
+from assay.methods.trees.tree_loo import TreeLOO
+from assay.methods.trees.tree_similarity import TreeSimilarity
+from assay.methods.trees.trex import TREX
 
 METHODS: tuple[type[Registered], ...] = (
     GradDot, GradCos, TracIn, TRAK, Diagonal, KFAC, EKFAC, EKFACCG, LiSSA, DataInf, Source, PathKrylov, SelfInfluence,
     Replay, ReplayIndex, Shapley, BetaShapley, Banzhaf, LeaveOneOut, LeastCore, OwenShapley, ClasswiseShapley, Datamodel,
+    BoostIn, LeafInfluence, LeafRefit, TREX, TracInTrees, TreeSimilarity, TreeLOO,
     BM25, TFIDF, Embedding, Random,
 )  # fmt: skip
 
@@ -75,11 +83,15 @@ __all__ = [
     "Diagonal",
     "EKFACCG",
     "DataInf",
+    "TREX",
+    "BoostIn",
     "Embedding",
     "Fitted",
     "GradCos",
     "GradDot",
     "LiSSA",
+    "LeafInfluence",
+    "LeafRefit",
     "Method",
     "PathKrylov",
     "Random",
@@ -89,6 +101,9 @@ __all__ = [
     "SelfInfluence",
     "Source",
     "TracIn",
+    "TracInTrees",
+    "TreeLOO",
+    "TreeSimilarity",
     "ValueMethod",
     "find",
 ]

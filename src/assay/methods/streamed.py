@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
 from assay.examples import Examples
 from assay.methods.base import Fitted, Method
-from assay.models import Model
 from assay.progress import task
 from assay.provenance import Provenance, measured
 from assay.ranking import TopK
@@ -20,11 +20,25 @@ Scorer = Callable[[Examples], np.ndarray]
 """Scores of all training examples for a few queries, [n_train, n_query]."""
 
 
+@runtime_checkable
+class Named(Protocol):
+    """A model of any kind, as a result names it."""
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of its content."""
+        ...
+
+
 @dataclass(frozen=True)
 class Streamed(Fitted):
     """A method that scores any block of queries on its own.
 
-    `seconds` is what fitting took. `model` is the one whose representations are compared; most methods have none.
+    `seconds` is what fitting took. `model` is the one that was asked; most methods have none.
     `notes` says, given the queries, what there is to tell.
     """
 
@@ -32,7 +46,7 @@ class Streamed(Fitted):
     train: Examples
     scorer: Scorer
     seconds: float
-    model: Model | None = None
+    model: Named | None = None
     notes: Callable[[Examples], tuple[str, ...]] = lambda queries: ()
 
     def score(self, queries: Examples, top: int | None = None) -> Scores:
