@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # The extras that the repository's own code, tests and benchmarks use today.
-EXTRAS := lora,embed,trees,bench,dev
+EXTRAS := lora,embed,trees,transport,bench,dev
 
 .PHONY: install demo test check format bench clean
 

@@ -33,8 +33,9 @@ from assay.results import Result
 from assay.tasks import Classify, Regress
 from assay.training import Recipe
 
-METHODS = tuple(kind for kind in EVERY if kind.family != "retrain")
-"""Those that train again take no trained model: test_retraining.py."""
+OTHERS = ("retrain", "neighbors", "closed", "speech")
+METHODS = tuple(kind for kind in EVERY if kind.family not in OTHERS)
+"""The others need labels, an estimator or transcripts: test_retraining.py, test_closed_forms.py."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "trak": {"compression": "sjlt:64"},  # of 2,048 dimensions no more is learned
     "lissa": {"depth": 5},

@@ -26,6 +26,7 @@ Y, YV = (X[:, 0] + 0.3 * X[:, 1] > 0).astype(int), (XV[:, 0] + 0.3 * XV[:, 1] > 
 TRAIN, VALID, TWINS = assay.read((X, Y)), assay.read((XV, YV)), (0, 4)
 OPTIONS: dict[str, dict[str, Any]] = {
     "owen": {"stop": "updates:8", "nodes": 2}, "classwise-shapley": {"stop": "updates:5"}, "datamodel": {"subsets": 40},
+    "ame": {"subsets": 40, "penalty": 0.0},
 }  # fmt: skip
 every = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 

@@ -27,8 +27,10 @@ DEBUG = click.Option(
     ["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error (also ASSAY_DEBUG=1)."
 )
 """Every command takes it."""
-NO_MODEL = ("lexical", "baseline", "retrain")
-"""Families whose methods look at no model, or train one of their own."""
+TRAINS = ("retrain", "closed")
+"""Families whose methods train a model of their own, which is named with --model."""
+NO_MODEL = ("lexical", "baseline", "neighbors", *TRAINS)
+"""Families whose methods need no trained model."""
 
 
 def collected(name: str, kind: type[Any], options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:

@@ -11,6 +11,7 @@ from assay.act.clean import neighbours
 from assay.cli.options import (
     DATA,
     MODEL,
+    TRAINS,
     DataOptions,
     ModelOptions,
     absolute,
@@ -36,8 +37,9 @@ from assay.methods import Registered, ValueMethod
     "estimator",
     metavar="NAME",
     panel=MODEL,
-    help="For methods that train again: logistic, ridge, knn, forest, boosting or bayes, or an estimator as "
-    "module:Class or 'module:Class(parameter=1)'; by default logistic, or ridge where the label is a number to regress.",
+    help="For methods that train again: logistic, ridge, knn, tree, forest, boosting or bayes, or an estimator as "
+    "module:Class or 'module:Class(parameter=1)'; by default logistic, or ridge where the label is a number to "
+    "regress; for data-oob a tree.",
 )
 @first_or_train_options
 @click.option(
@@ -74,7 +76,7 @@ def value(
     if train is None:
         raise InputError("No training data were given; name them with --train FILE, or as the first argument.")
     model.check(chosen)
-    if estimator is not None and chosen.family != "retrain":
+    if estimator is not None and chosen.family not in TRAINS:
         raise MethodError(f"The method '{chosen.name}' does not train a model, and --model was given; leave it out.")
     if on is None and not isinstance(chosen, ValueMethod):
         raise MethodError(
@@ -84,7 +86,10 @@ def value(
     check_out(out)
     examples, goal = data.read(train, limit), None if on is None else data.queries(on)
     values = assay.value(
-        (estimator or "linear") if chosen.family == "retrain" else model.asked(chosen), examples, goal, chosen
+        (estimator or getattr(chosen, "default_model", "linear")) if chosen.family in TRAINS else model.asked(chosen),
+        examples,
+        goal,
+        chosen,
     )
     facts: dict[str, Any] = {}
     if out is not None:

@@ -5,6 +5,8 @@ from typing import Any, cast
 from assay.errors import MethodError, nearest
 from assay.methods.base import Fitted, Method, Registered, ValueMethod
 from assay.methods.baseline.random import Random
+from assay.methods.closed.data_oob import DataOOB
+from assay.methods.closed.linear_influence import LinearInfluence
 from assay.methods.gradient.datainf import DataInf
 from assay.methods.gradient.diagonal import Diagonal
 from assay.methods.gradient.ekfac import EKFAC
@@ -21,8 +23,11 @@ from assay.methods.gradient.trak import TRAK
 from assay.methods.lexical.bm25 import BM25
 from assay.methods.lexical.embedding import Embedding
 from assay.methods.lexical.tfidf import TFIDF
+from assay.methods.neighbors.knn_shapley import KNNShapley
+from assay.methods.neighbors.lava import LAVA
 from assay.methods.replay.index import ReplayIndex
 from assay.methods.replay.replay import Replay
+from assay.methods.retrain.ame import AME
 from assay.methods.retrain.banzhaf import Banzhaf
 from assay.methods.retrain.beta_shapley import BetaShapley
 from assay.methods.retrain.classwise_shapley import ClasswiseShapley
@@ -38,11 +43,13 @@ from assay.methods.trees.tracin_trees import TracInTrees
 from assay.methods.trees.tree_loo import TreeLOO
 from assay.methods.trees.tree_similarity import TreeSimilarity
 from assay.methods.trees.trex import TREX
+from assay.methods.speech.frames import FrameValues
 
 METHODS: tuple[type[Registered], ...] = (
     GradDot, GradCos, TracIn, TRAK, Diagonal, KFAC, EKFAC, EKFACCG, LiSSA, DataInf, Source, PathKrylov, SelfInfluence,
     Replay, ReplayIndex, Shapley, BetaShapley, Banzhaf, LeaveOneOut, LeastCore, OwenShapley, ClasswiseShapley, Datamodel,
     BoostIn, LeafInfluence, LeafRefit, TREX, TracInTrees, TreeSimilarity, TreeLOO,
+    AME, KNNShapley, LAVA, DataOOB, LinearInfluence, FrameValues,
     BM25, TFIDF, Embedding, Random,
 )  # fmt: skip
 
@@ -66,6 +73,12 @@ def find(method: str | Registered, **parameters: Any) -> Registered:
 
 
 __all__ = [
+    "AME",
+    "DataOOB",
+    "FrameValues",
+    "KNNShapley",
+    "LAVA",
+    "LinearInfluence",
     "BM25",
     "EKFAC",
     "KFAC",

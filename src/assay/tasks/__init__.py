@@ -1,6 +1,7 @@
 """Tasks: how an example becomes tensors and what is measured of it; one file a kind."""
 
 from assay.tasks.base import Batch, Item, Observe, Task
+from assay.tasks.ctc import CTC
 from assay.tasks.language import CausalLM, SequenceClassification
 from assay.tasks.measurements import Loss, Margin, Measurement, Miss, Sampled
 from assay.tasks.outcomes import (
@@ -19,6 +20,7 @@ from assay.tasks.tokens import Token
 
 __all__ = [
     "Batch",
+    "CTC",
     "CausalLM",
     "Choosable",
     "Classify",

@@ -46,7 +46,7 @@ class Embedding(Method):
     def fit(self, model: Any, train: Examples) -> Fitted:
         """Represent the training examples."""
         with measured() as cost:
-            encode = _ByModel(model) if self.encoder == "model" else _ByEncoder(self.encoder)
+            encode = ByModel(model) if self.encoder == "model" else _ByEncoder(self.encoder)
             rows = encode(train)
             mean = rows.mean(0, dtype=np.float64) if self.center else np.zeros(rows.shape[1])
             unit = _unit(rows - mean)
@@ -54,7 +54,7 @@ class Embedding(Method):
         def score(queries: Examples) -> np.ndarray:
             return unit @ _unit(encode(queries) - mean).T
 
-        if isinstance(encode, _ByModel):
+        if isinstance(encode, ByModel):
             cut = encode.cut(train)
             return Streamed(
                 self, train, score, cost.seconds, encode.model, lambda queries: notes(cut + encode.cut(queries), [])
@@ -62,7 +62,7 @@ class Embedding(Method):
         return Streamed(self, train, score, cost.seconds)
 
 
-class _ByModel:
+class ByModel:
     """Mean of the last hidden states, by the model whose behaviour is asked about."""
 
     def __init__(self, model: Any) -> None:

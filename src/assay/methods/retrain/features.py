@@ -25,28 +25,42 @@ def encoder(X: Any) -> Any:
     return cast(Any, compose).ColumnTransformer([("numbers", numbers, plain), ("categories", indicators, others)])
 
 
+class Encoding:
+    """Rows as numbers, as the training rows ask for, to which it is fitted."""
+
+    def __init__(self, X: Any) -> None:
+        rows = flat(X)
+        self._columns: list[str] | None = list(rows.columns) if hasattr(rows, "iloc") else None
+        self._fitted = encoder(rows).fit(rows)
+
+    def __call__(self, X: Any) -> Float64[np.ndarray, "m d"]:
+        """These rows. Raises DataError if they have other columns."""
+        rows = flat(X)
+        if self._columns is not None:
+            missing = [name for name in self._columns if name not in getattr(rows, "columns", ())]
+            if missing:
+                raise DataError(
+                    f"The validation rows have no column '{missing[0]}', which the training rows have; add it."
+                )
+            rows = rows[self._columns]
+        try:
+            return np.asarray(self._fitted.transform(rows), dtype=np.float64)
+        except ValueError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise DataError(f"The validation rows cannot be read like the training rows: {reason}.") from error
+
+
 def encoded(X: Any, Xv: Any) -> tuple[Float64[np.ndarray, "n d"], Float64[np.ndarray, "q d"]]:
     """Training and other rows, encoded as the training rows ask for."""
-    flat, other = _flat(X), _flat(Xv)
-    if hasattr(flat, "iloc"):
-        missing = [name for name in flat.columns if name not in getattr(other, "columns", ())]
-        if missing:
-            raise DataError(f"The validation rows have no column '{missing[0]}', which the training rows have; add it.")
-        other = other[list(flat.columns)]
-    fitted = encoder(flat).fit(flat)
-    try:
-        found = [np.asarray(fitted.transform(part), dtype=np.float64) for part in (flat, other)]
-    except ValueError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"The validation rows cannot be read like the training rows: {reason}.") from error
-    return found[0], found[1]
+    encoding = Encoding(X)
+    return encoding(X), encoding(Xv)
 
 
-def _flat(X: Any) -> Any:
+def flat(X: Any) -> Any:
+    """Rows of arrays as vectors, float64; a DataFrame stays one."""
     return X if hasattr(X, "iloc") else np.asarray(X, dtype=np.float64).reshape(len(X), -1)
 
 
 def numbers_of(X: Any) -> Float64[np.ndarray, "n d"]:
     """Training rows, encoded."""
-    flat = _flat(X)
-    return np.asarray(encoder(flat).fit_transform(flat), dtype=np.float64)
+    return Encoding(X)(X)

@@ -18,6 +18,7 @@ NAMES: dict[str, tuple[str | None, str | None]] = {
     "boosting": (
         "sklearn.ensemble:HistGradientBoostingClassifier", "sklearn.ensemble:HistGradientBoostingRegressor"
     ),
+    "tree": ("sklearn.tree:DecisionTreeClassifier", "sklearn.tree:DecisionTreeRegressor"),
     "bayes": ("sklearn.naive_bayes:GaussianNB", None),
 }  # fmt: skip
 """The estimator for classes and that for numbers, by name."""

@@ -1,0 +1,25 @@
+"""U(S) = share of matches among the min(K, |S|) nearest of S; the empty set is worth 1/C, a guess among C classes.
+
+    phi_N = (s_N - mean_{j<N} s_j) / N  sum_{l=2..min(K,N)} 1/l  +  (s_N - 1/C) / N
+    phi_j = phi_(j+1) + (s_j - s_(j+1)) / (N-1)  [ sum_{l=1..min(K,N-1)} 1/l  +  1[N > K] (min(j,K) (N-1)/j - K) / K ]
+
+Wang and Jia 2023 (arXiv 2304.04258), theorem 2. Time O(N) behind the sort.
+"""
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from assay.methods.neighbors.utilities.base import Near, from_steps, harmonic
+
+
+def soft(near: Near, k: int) -> Float64[Tensor, "q n"]:
+    """Shapley values, nearest first."""
+    s, n = near.gain, near.gain.shape[1]
+    others = s[:, :-1].sum(1) / max(n - 1, 1)
+    last = (s[:, -1] - others) / n * harmonic(2, min(k, n)) + (s[:, -1] - 1 / near.classes) / n
+    j = near.ranks(n - 1)
+    share = torch.full_like(j, harmonic(1, min(k, n - 1)))
+    if n > k:
+        share += (j.clamp(max=k) * (n - 1) / j - k) / k
+    return from_steps((s[:, :-1] - s[:, 1:]) * (share / max(n - 1, 1)), last)
