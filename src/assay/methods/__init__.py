@@ -36,6 +36,7 @@ from assay.methods.retrain.least_core import LeastCore
 from assay.methods.retrain.loo import LeaveOneOut
 from assay.methods.retrain.owen import OwenShapley
 from assay.methods.retrain.shapley import Shapley
+from assay.methods.speech.frames import FrameValues
 from assay.methods.trees.boostin import BoostIn
 from assay.methods.trees.leaf_influence import LeafInfluence
 from assay.methods.trees.leaf_refit import LeafRefit
@@ -43,7 +44,6 @@ from assay.methods.trees.tracin_trees import TracInTrees
 from assay.methods.trees.tree_loo import TreeLOO
 from assay.methods.trees.tree_similarity import TreeSimilarity
 from assay.methods.trees.trex import TREX
-from assay.methods.speech.frames import FrameValues
 
 METHODS: tuple[type[Registered], ...] = (
     GradDot, GradCos, TracIn, TRAK, Diagonal, KFAC, EKFAC, EKFACCG, LiSSA, DataInf, Source, PathKrylov, SelfInfluence,
