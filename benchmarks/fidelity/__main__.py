@@ -27,19 +27,33 @@ from assay.methods import find
 from benchmarks.common import add_data, contend, data_folder, parser, save, timed
 from benchmarks.fidelity.settings import NAMES, Setting, setting
 
+PLAIN = ("random", "graddot", "gradcos", "tracin", "trak", "trak-ensemble", "logra", "trackstar")
+"""As they come, at the trained model."""
 CENTRE = "removed=0.5"
-GRADIENT = ("graddot", "gradcos", "tracin", "trak", "diagonal", "kfac", "ekfac", "ekfac-cg", "source", "path-krylov")
 METHODS: dict[str, tuple[str, ...]] = {
-    "images": (
-        "random", *GRADIENT, *(f"{name}:{CENTRE}" for name in (*GRADIENT[-6:], "trak")), "logra", "trackstar", "datainf",
-        "lissa", "trak-ensemble", "replay", f"replay:{CENTRE}",
+    "logistic": (
+        *PLAIN, "diagonal:damping=0.01", "kfac:damping=0.01", "ekfac:damping=0.01", f"ekfac:{CENTRE},damping=0.02",
+        "ekfac-cg:damping=0.01", f"ekfac-cg:{CENTRE},damping=0.02", "source", f"source:{CENTRE}", f"path-krylov:{CENTRE}",
+        "replay", f"replay:{CENTRE}",
     ),
-    "text": (
-        "random", "bm25", "tfidf", *GRADIENT, *(f"{name}:{CENTRE}" for name in (*GRADIENT[-6:], "trak")), "logra",
-        "trackstar", "less", "trak-ensemble", "replay", f"replay:{CENTRE}",
+    "mlp": (
+        *PLAIN, f"graddot:{CENTRE}", f"tracin:{CENTRE}", f"trak:{CENTRE}", "diagonal", "kfac:damping=path",
+        "ekfac", "ekfac:damping=path", f"ekfac:{CENTRE},damping=path", "ekfac-cg:damping=0.05,iterations=20",
+        f"ekfac-cg:{CENTRE},damping=0.05,iterations=20", "source", f"source:{CENTRE}", "path-krylov", f"path-krylov:{CENTRE}",
+        f"path-krylov:{CENTRE},segments=1,fitting_examples=256,krylov=5", "replay", f"replay:{CENTRE}",
+    ),
+    "cnn": (
+        *PLAIN, "ekfac", f"ekfac:{CENTRE}", f"ekfac:{CENTRE},centres=5", f"ekfac-cg:{CENTRE},damping=0.05,iterations=20",
+        f"source:{CENTRE}", f"path-krylov:{CENTRE}", f"path-krylov:{CENTRE},segments=1,fitting_examples=256,krylov=5", "replay",
+        f"replay:{CENTRE}",
+    ),
+    "transformer": (
+        *PLAIN, "less", "bm25", "tfidf", "ekfac", f"ekfac:{CENTRE}", f"ekfac-cg:{CENTRE},iterations=20", "source",
+        f"source:{CENTRE}", "path-krylov", f"path-krylov:{CENTRE}", "replay", f"replay:{CENTRE}",
     ),
 }  # fmt: skip
-FEW = {"replay": 50}
+"""What is compared. Hyper-parameters were chosen on the `tune` split."""
+FEW = {"replay": 50, "ekfac-cg": 50, "path-krylov": 50}
 """Queries asked of a method whose cost grows with them."""
 ENSEMBLE = 10
 CHECKPOINTS = 10
@@ -52,11 +66,6 @@ PEERS = {
 }  # fmt: skip
 """By environment: contenders, and the settings that they can and in reasonable time do take."""
 SCRIPTS = Path(__file__).parent.parent / "peers"
-
-
-def methods_of(name: str) -> tuple[str, ...]:
-    """What is compared in a setting."""
-    return METHODS["text" if name == "transformer" else "images"]
 
 
 def parameters(text: str) -> tuple[str, dict[str, Any]]:
@@ -153,7 +162,7 @@ def measured(args: argparse.Namespace, name: str) -> dict[str, Any]:
     results: dict[str, assay.Scores] = {}
     costs: dict[str, Mapping[str, Any]] = {}
     failed: dict[str, str] = {}
-    for text in args.methods or methods_of(name):
+    for text in args.methods or METHODS[name]:
         out = folder / text.replace(":", "-").replace("=", "").replace(",", "-")
         if args.again or not (out / "cost.json").exists():
             me = [sys.executable, "-m", "benchmarks.fidelity", "--data", str(data), "--split", args.split]
