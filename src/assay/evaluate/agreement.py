@@ -10,7 +10,7 @@ queries; differences of the first result to the others query by query.
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -86,5 +86,5 @@ def _classes(train: Examples, queries: Examples, by: Classes) -> tuple[str, list
 def _plain(label: Any) -> Any:
     """Something that can be compared and counted: lists of labels as tuples, numbers of arrays as Python's."""
     if isinstance(label, np.generic | np.ndarray) or hasattr(label, "tolist"):
-        label = label.tolist()
-    return tuple(label) if isinstance(label, list) else label
+        label = cast(Any, label).tolist()
+    return tuple(cast(list[Any], label)) if isinstance(label, list) else label

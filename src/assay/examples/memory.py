@@ -23,8 +23,10 @@ def arrays_of(source: Any, *, name: str, limit: int | None) -> Rows | None:
         X, y, weight = (*source, None)[:3]
         if weight is not None or _is_a(X, "pandas", "DataFrame") or _has_missing(X):
             parts = [None if part is None else part[:limit] for part in (X, _numbers(y), _numbers(weight))]
-            X = parts[0] if _is_a(X, "pandas", "DataFrame") else _numbers(parts[0])
-            return make_table(X, parts[1], parts[2], name=name, given=f"(X, y{', weight' * (weight is not None)})")
+            features = parts[0] if _is_a(X, "pandas", "DataFrame") else _numbers(parts[0])
+            return make_table(
+                features, parts[1], parts[2], name=name, given=f"(X, y{', weight' * (weight is not None)})"
+            )
         return read_arrays(_values(X), _values(y), name=name, given="(X, y)", limit=limit)
     if isinstance(source, np.ndarray) or _is_a(source, "torch", "Tensor"):
         return read_arrays(source, None, name=name, given="X", limit=limit)
@@ -111,7 +113,10 @@ def _is_arrays(source: Any) -> bool:
 
 def _has_missing(X: Any) -> bool:
     """A table of numbers with missing values."""
-    return isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind == "f" and bool(np.isnan(X).any())
+    if not isinstance(X, np.ndarray):
+        return False
+    table = cast("np.ndarray[Any, Any]", X)
+    return table.ndim == 2 and table.dtype.kind == "f" and bool(np.isnan(table).any())
 
 
 def _numbers(member: Any) -> Any:

@@ -4,7 +4,7 @@ A table keeps its columns as they are: text stays text (a category), an empty ce
 numbers alone is of kind "arrays" and so can also go to a model of arrays; one with categories is of kind "table".
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from assay.examples.schema import CONTENT, Columns, excerpt
 from assay.examples.types import Example, FieldName, Kind, Matrix, Rows
 
 pandas = cast("Any", pd)  # partly typed
-READ = {
+READ: dict[str, Callable[[Path], Any]] = {
     ".csv": lambda path: pandas.read_csv(path, skipinitialspace=True),
     ".tsv": lambda path: pandas.read_csv(path, sep="\t"),
     ".parquet": lambda path: pandas.read_parquet(path),
@@ -62,9 +62,9 @@ class TableRows(Rows):
 
     @cached_property
     def _numbers(self) -> np.ndarray | None:
-        X = self._matrix.X
+        X: Any = self._matrix.X
         if isinstance(X, np.ndarray):
-            return X
+            return cast("np.ndarray[Any, Any]", X)
         types = pandas.api.types
         fine = all(types.is_numeric_dtype(kind) or types.is_bool_dtype(kind) for kind in X.dtypes)
         if not fine:
@@ -74,9 +74,10 @@ class TableRows(Rows):
 
     @cached_property
     def _columns(self) -> dict[str, list[Any]]:
-        X = self._matrix.X
+        X: Any = self._matrix.X
         if isinstance(X, np.ndarray):
-            return {f"x{k}": cast("list[Any]", X[:, k].tolist()) for k in range(X.shape[1])}
+            numbers = cast("np.ndarray[Any, Any]", X)
+            return {f"x{k}": cast("list[Any]", numbers[:, k].tolist()) for k in range(numbers.shape[1])}
         return {str(name): _objects(X[name]) for name in X.columns}
 
     def matrix(self) -> Matrix:
@@ -173,11 +174,11 @@ def make_table(
     if getattr(X, "ndim", 0) != 2 or len(X) == 0 or X.shape[1] == 0:
         shape = tuple(getattr(X, "shape", ()))
         raise DataError(f"{given}: the features have the shape {shape}; expected a table with rows and columns.")
-    X = X if isinstance(X, np.ndarray) else _plain(X, given)
-    y, weight = _labels(y, len(X), given), _weights(weight, len(X), given)
-    if isinstance(X, np.ndarray) and np.isinf(X).any():
-        raise DataError(f"{given} row {int(np.isinf(X).any(1).argmax()) + 1}: X holds infinity; expected numbers.")
-    return TableRows(Matrix(X, y, weight), name, ids, sources)
+    table = cast(Any, X if isinstance(X, np.ndarray) else _plain(X, given))
+    y, weight = _labels(y, len(table), given), _weights(weight, len(table), given)
+    if isinstance(table, np.ndarray) and (infinite := np.isinf(cast(Any, table))).any():
+        raise DataError(f"{given} row {int(infinite.any(1).argmax()) + 1}: X holds infinity; expected numbers.")
+    return TableRows(Matrix(table, y, weight), name, ids, sources)
 
 
 def _plain(frame: Any, given: str) -> Any:

@@ -143,7 +143,7 @@ def _logistic(table: Table) -> Solved:
     inverse = np.linalg.inv(_hessian(A, M, 1 / given["C"], intercept)).reshape(c, d, c, d)
     moved = np.einsum("adbe,ne->ndab", inverse, A)  # H^-1 B_i, [n, d, row, column]
     G = np.einsum("ndab,nd->nab", moved, A)
-    pushed: Float64[np.ndarray, "n c"] = np.linalg.solve(np.eye(c) - M @ G, error[:, :, None])[:, :, 0]
+    pushed: Float64[np.ndarray, "n c"] = cast(Any, np.linalg).solve(np.eye(c) - M @ G, error[:, :, None])[:, :, 0]
     change = np.einsum("ndab,nb->nad", moved, pushed)
     return Solved(W, change, intercept, table.classes, "one Newton step from the optimum")
 

@@ -108,7 +108,8 @@ def dual(cost: Float64[np.ndarray, "n v"], entropy: float) -> tuple[Float64[np.n
     ot: Any = require("ot", "transport")
     n, v = cost.shape
     if not entropy:  # all examples lie at one place
-        return np.zeros(n), 0.0
+        nothing: Any = np.zeros(n)
+        return nothing, 0.0
     plan, log = ot.bregman.sinkhorn_log(
         np.full(n, 1 / n), np.full(v, 1 / v), cost, entropy, numItermax=ITERATIONS, stopThr=1e-9, log=True, warn=False
     )
@@ -117,7 +118,8 @@ def dual(cost: Float64[np.ndarray, "n v"], entropy: float) -> tuple[Float64[np.n
             f"The transport did not settle in {ITERATIONS:,} iterations (masses off by {log['err'][-1]:.1g}); give more "
             "entropy=."
         )
-    return entropy * np.asarray(log["log_u"], dtype=np.float64), float((plan * cost).sum())
+    potential: Float64[np.ndarray, " n"] = entropy * np.asarray(log["log_u"], dtype=np.float64)
+    return potential, float((plan * cost).sum())
 
 
 def class_distances(
