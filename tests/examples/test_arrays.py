@@ -107,7 +107,7 @@ def poisoned(value):
         ((torch.tensor(poisoned(np.inf)), None), "row 4501: X holds NaN or infinity"),
         ((X, np.array([1, 2, np.nan, 3])), "row 3: y holds NaN or infinity"),
         ((np.array([["a"], ["b"]]), [0, 1]), "X has dtype <U1; expected numbers"),
-        ((pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}), [0, 1]), "X has dtype object; expected numbers"),
+        ((np.array([["x", 1], ["y", 2]], dtype=object), [0, 1]), "X has dtype object; expected numbers"),
         (([[1, 2], [3]], [0, 1]), "the rows of X have different shapes"),
         ((X + 1j, Y), "X has dtype complex64"),
         ((torch.tensor(X) + 1j, Y), "X is complex"),
@@ -118,6 +118,12 @@ def poisoned(value):
 def test_arrays_that_cannot_be_used(source, said):
     with pytest.raises(DataError, match=said):
         read(source)
+
+
+def test_a_frame_with_words_is_a_table() -> None:
+    rows = read((pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}), [0, 1]))
+    assert rows.kind == "table"
+    assert len(rows) == 2
 
 
 class Items(torch.utils.data.Dataset):
