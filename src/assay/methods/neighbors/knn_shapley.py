@@ -35,7 +35,7 @@ from assay.progress import task
 from assay.provenance import Provenance, measured
 from assay.values import Values
 
-BLOCK = 2**20
+BLOCK = 2**18
 """Pairs of query and training example looked at together."""
 SAMPLE = 256
 """Training examples from which the usual distance to a neighbour is taken."""

@@ -43,7 +43,7 @@ class LAVA(ValueMethod):
     summary: ClassVar[str] = "how an example's mass changes the transport cost from training to validation data"
     paper: ClassVar[str] = "Just et al. 2023 (2305.00054)"
 
-    entropy: float = option(0.05, "weight of the entropy, in mean costs of a pair; less is closer to exact and slower")
+    entropy: float = option(0.1, "weight of the entropy, in mean costs of a pair; less is closer to exact and slower")
     labels: float = option(1.0, "weight of the distance between classes; 0: features alone")
     metric: Literal["auto", "cosine", "euclidean"] = option(
         "auto", "cosine or euclidean; auto is cosine for a model's representations, euclidean for columns",
@@ -111,7 +111,7 @@ def dual(cost: Float64[np.ndarray, "n v"], entropy: float) -> tuple[Float64[np.n
         nothing: Any = np.zeros(n)
         return nothing, 0.0
     plan, log = ot.bregman.sinkhorn_log(
-        np.full(n, 1 / n), np.full(v, 1 / v), cost, entropy, numItermax=ITERATIONS, stopThr=1e-9, log=True, warn=False
+        np.full(n, 1 / n), np.full(v, 1 / v), cost, entropy, numItermax=ITERATIONS, stopThr=1e-6, log=True, warn=False
     )
     if log["err"][-1] > CLOSE:
         raise MethodError(
