@@ -1,6 +1,6 @@
 """Assay: which training data made a model behave as it does, what each example is worth, and how far to trust the answer."""
 
-from assay import errors, evaluate, methods, tasks
+from assay import errors, evaluate, folds, methods, tasks
 from assay.api import Opened, attribute, build, open, parts, value
 from assay.examples import Example, Examples, read
 from assay.grain import Parts
@@ -29,6 +29,7 @@ __all__ = [
     "build",
     "errors",
     "evaluate",
+    "folds",
     "load",
     "methods",
     "open",

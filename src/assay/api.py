@@ -15,12 +15,13 @@ from assay.index.build import append_checkpoints, append_rows, build_index, chec
 from assay.index.format import Dtype
 from assay.index.reader import StoredIndex, open_index
 from assay.methods import Fitted, Method, Registered, ValueMethod, find
-from assay.methods.gradient.base import GradientMethod, without_checkpoints
+from assay.methods.gradient.base import GradientMethod, with_checkpoints, without_checkpoints
 from assay.methods.gradient.indexed import Indexed, check_model
 from assay.methods.gradient.parts import folds_of, take_apart
 from assay.methods.two_stage import parse_prefilter, two_stage
 from assay.models import Model, load
 from assay.scores import Scores
+from assay.training import Recipe
 from assay.values import Values
 
 CURRENT = "current"
@@ -46,7 +47,8 @@ def attribute(
     """Scores of every training example for every query; higher = more helpful.
 
     Args:
-        model: from `load`, a `Model`, or what the method takes (lexical methods take None).
+        model: from `load`, a `Model`, a `Run` or a `Recipe` (which is trained first), or what the method takes (lexical
+            methods take None).
         train, queries: anything that `read` takes.
         method: a name, or a method with its hyper-parameters.
         top: keep only so many at both ends of each query. By default everything is kept, up to 2^27 pairs of example
@@ -130,7 +132,7 @@ def value(model: Any, train: Any, on: Any = None, method: str | Registered = "se
 
 
 def build(
-    model: Model,
+    model: Any,
     train: Any,
     path: str | os.PathLike[str],
     *,
@@ -145,7 +147,7 @@ def build(
     A build that was interrupted resumes when it is called again in the same way; one that is complete is opened.
 
     Args:
-        model: its checkpoints are stored if the method uses them.
+        model: its checkpoints are stored if the method uses them. Or a `Run`, or a `Recipe`, which is trained first.
         train: anything that `read` takes.
         path: a new directory, or that of the interrupted build.
         method: whose features are stored; any method of the same measurement can be asked later. By default gradcos;
@@ -162,8 +164,8 @@ def build(
     chosen = _as_built(open_index(path)) if appended else _gradient(method or "gradcos")
     if compression is not None or isinstance(chosen.compressor(), Identity):
         chosen = replace(chosen, compression=compression or str(Factored()))
-    model = chosen.staged(model)
     examples = read(train)
+    model = chosen.staged(model.train(examples) if isinstance(model, Recipe) else model)
     settings = {
         name: value for name, value in chosen.parameters().items() if name not in ("compression", "seed", "measure")
     }
@@ -208,8 +210,11 @@ def open(path: str | os.PathLike[str], model: Model | None = None) -> Opened:
                 "assay.open(path, model)."
             )
         model = load_origin(origin)
-    if [stage["name"] for stage in index.header["checkpoints"]] == [CURRENT]:
+    names = [stage["name"] for stage in index.header["checkpoints"]]
+    if names == [CURRENT]:
         model = without_checkpoints(model)
+    elif names == [stage.name for stage in model.checkpoints[-1:]]:
+        model = with_checkpoints(model, model.checkpoints[-1:])
     refuse_other(index, model_facts(model))
     return Opened(index, model)
 

@@ -1,14 +1,98 @@
-"""Folds: sums of a score's parts over sentences of a text and layers of a model."""
+"""Folds: many scores into fewer, over queries or over sources; and sums of a score's parts over sentences and layers.
+
+    queries   scores[i, g] = fold over the queries q of group g of scores[i, q]        Scores, one column a group
+    sources   scores[s, q] = fold over the examples i of source s of scores[i, q]      Scores, one row a source
+    value     values[i]    = fold over all columns of scores[i, .]                     Values
+
+A fold is "sum", "mean" or "max", in float64. Groups may be of any sizes. Of several subtasks, LESS takes
+`value(queries(scores, groups, "mean"), "max")`: the mean over a subtask's queries, then the subtask that an example
+helps most; `value(scores, "mean")` weighs every query alike.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 
+from assay.errors import InputError, nearest
+from assay.scores import Scores
+from assay.tables import Table
 from assay.tasks import Token
+from assay.values import Values
 
+Fold = Literal["sum", "mean", "max"]
+FOLDS: dict[str, Callable[[Float[np.ndarray, "n k"]], Float[np.ndarray, " n"]]] = {
+    "sum": lambda part: part.sum(1, dtype=np.float64),
+    "mean": lambda part: part.mean(1, dtype=np.float64),
+    "max": lambda part: part.max(1).astype(np.float64),
+}
+NO_SOURCE = "(no source)"
 _END = re.compile(r"""(?:[.!?…]+["'”’)\]]*(?=\s)|[。！？]+[」』”’）]*)\s*|\n+\s*""")
+
+
+def queries(scores: Scores, groups: Mapping[str, str] | Sequence[str] | None = None, fold: Fold = "mean") -> Scores:
+    """One column for each group of queries, in the order of their first query.
+
+    Args:
+        scores: dense.
+        groups: the group of each query, in their order or by id; None: their sources.
+        fold: "sum", "mean" or "max".
+
+    Raises:
+        InputError: a query without a group, an unknown fold, or a result that holds only the best at both ends.
+    """
+    named = _groups(scores.queries, groups)
+    table, members = _table(scores.queries, named, "queries")
+    array = np.stack([_folded(scores.array[:, rows], fold) for rows in members], 1)
+    return Scores.of(array, scores.train, table, scores.provenance)
+
+
+def sources(scores: Scores, fold: Fold = "sum") -> Scores:
+    """One row for each source, in the order of their first example; examples without one are a group of their own."""
+    named = [source if source is not None else NO_SOURCE for source in scores.train.sources]
+    table, members = _table(scores.train, named, "examples")
+    array = np.stack([_folded(scores.array[rows].T, fold) for rows in members])
+    return Scores.of(array, table, scores.queries, scores.provenance)
+
+
+def value(scores: Scores, fold: Fold = "mean") -> Values:
+    """One number for each training example."""
+    return Values.of(_folded(scores.array, fold), scores.train, scores.provenance)
+
+
+def _folded(part: Float[np.ndarray, "n k"], fold: str) -> Float[np.ndarray, " n"]:
+    if fold not in FOLDS:  # unless types are checked
+        raise InputError(f"There is no fold '{fold}'. {nearest(fold, FOLDS)}")
+    return FOLDS[fold](part)
+
+
+def _groups(table: Table, groups: Mapping[str, str] | Sequence[str] | None) -> list[str]:
+    """The group of each line."""
+    if groups is None:
+        missing = [name for name, source in zip(table.ids, table.sources, strict=True) if source is None]
+        found = [str(source) for source in table.sources]
+    elif isinstance(groups, Mapping):
+        missing = [name for name in table.ids if name not in groups]
+        found = [str(groups.get(name)) for name in table.ids]
+    else:
+        missing = []
+        found = [str(group) for group in groups]
+    if missing or len(found) != len(table):
+        short = f"query '{missing[0]}' has none" if missing else f"{len(found)} were given"
+        raise InputError(f"Each of the {len(table)} queries needs a group, and {short}. Give groups=, one a query.")
+    return found
+
+
+def _table(table: Table, named: Sequence[str], what: str) -> tuple[Table, list[list[int]]]:
+    """A table of the groups, and the lines of each."""
+    members: dict[str, list[int]] = {}
+    for line, group in enumerate(named):
+        members.setdefault(group, []).append(line)
+    texts = [f"{len(lines)} {what}" for lines in members.values()]
+    names = list(members)
+    return Table(names, names, texts, np.arange(len(names)), len(names)), list(members.values())
 
 
 def sentences(text: str) -> list[tuple[int, int]]:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from assay.errors import ModelError, require
+from assay.moments import AdamMoments, moments_file, read_flat, read_moments, split_flat
 from assay.tasks import CausalLM, SequenceClassification, Task
 from assay.tasks.language import Long
 
@@ -27,15 +28,23 @@ from assay.tasks.language import Long
 class Checkpoint:
     """Weights at one moment of training.
 
-    `rate` is the learning rate there (TracIn's weight); `load` returns a module with these weights, of its own.
+    `rate` is the learning rate there (TracIn's weight); `load` returns a module with these weights, of its own;
+    `moments` what Adam remembered there, if that is known.
     """
 
     name: str
     rate: float
     load: Callable[[], nn.Module]
+    moments: Callable[[], AdamMoments] | None = None
 
     @staticmethod
-    def of_state(name: str, rate: float, module: nn.Module, state: dict[str, Tensor]) -> "Checkpoint":
+    def of_state(
+        name: str,
+        rate: float,
+        module: nn.Module,
+        state: dict[str, Tensor],
+        moments: Callable[[], AdamMoments] | None = None,
+    ) -> "Checkpoint":
         """A copy of `module` with the tensors of `state` (a `state_dict`)."""
 
         def load() -> nn.Module:
@@ -46,7 +55,7 @@ class Checkpoint:
                 raise ModelError(f"The weights of checkpoint {name} do not fit the model: {error}") from error
             return twin
 
-        return Checkpoint(name, rate, load)
+        return Checkpoint(name, rate, load, moments)
 
 
 class Model:
@@ -116,10 +125,13 @@ class Model:
         return self.checkpoints or (Checkpoint("current", 1.0, lambda: self.module),)
 
     def at(self, stage: Checkpoint) -> "Model":
-        """The same model with the weights of a checkpoint."""
+        """The same model with the weights of a checkpoint; the same parameters are trainable."""
         module = stage.load()
         if module is self.module:
             return self
+        trainable = {name: p.requires_grad for name, p in self.module.named_parameters()}
+        for name, p in module.named_parameters():
+            p.requires_grad_(trainable.get(name, p.requires_grad))
         return Model(module, self.task, modules=self.patterns, name=self.name, path=self.path)
 
     def part(self, parameters: Sequence[str]) -> "Model":
@@ -160,7 +172,9 @@ def load(
     Args:
         path: a directory with `config.json`, weights as safetensors and a tokenizer; or with `adapter_config.json`.
         modules: glob patterns over module names, see `Model`.
-        checkpoints: (directory, learning rate) pairs along the training run.
+        checkpoints: (directory, learning rate) pairs along the training run. A directory may hold what Adam remembered
+            as well: the trainer's `optimizer.pt`, or a `step-*.safetensors` of `assay.Recipe`. Such a file alone is
+            a checkpoint too.
         dtype: of the weights in memory. By default as stored, but float32 on the CPU, where half precision is slow.
         device: by default the GPU, if there is one.
         max_length: longest example in tokens, by default the model's context.
@@ -174,7 +188,7 @@ def load(
     with _quiet():
         module = source.module(path)
         task = source.task(path, module, max_length, long)
-    stages = [Checkpoint(Path(stage).name, rate, partial(source.module_quietly, stage)) for stage, rate in checkpoints]
+    stages = [source.checkpoint(Path(stage), rate, module) for stage, rate in checkpoints]
     return Model(module, task, modules=modules, checkpoints=stages, name=Path(path).name)
 
 
@@ -236,6 +250,16 @@ class _Source:
         with _quiet():
             return self.module(path)
 
+    def checkpoint(self, place: Path, rate: float, module: nn.Module) -> Checkpoint:
+        """A directory of weights, or a step's file of a training run of `module`; with Adam's memory where it is."""
+        if place.is_file():
+            return Checkpoint(
+                place.stem, rate, partial(_with_step, module, place), partial(read_moments, place, module)
+            )
+        found = moments_file(place)
+        moments = None if found is None else partial(read_moments, found, module)
+        return Checkpoint(place.name, rate, partial(self.module_quietly, place), moments)
+
     def _adapter(self, folder: Path) -> nn.Module:
         """A LoRA adapter on its base model; only the adapter is trainable."""
         peft = require("peft", "lora")
@@ -276,6 +300,22 @@ class _Source:
                 f"The tokenizer at {path} has no tokenizer.json; save it as a fast tokenizer, whose offsets are needed."
             )
         return tokenizer
+
+
+def _with_step(module: nn.Module, path: Path) -> nn.Module:
+    """A copy of the module with the weights of a step's file."""
+    tensors, _ = read_flat(path)
+    if "params" not in tensors:
+        raise ModelError(f"{path} holds no weights (params); a step-*.safetensors of a training run was expected.")
+    twin = copy.deepcopy(module)
+    params, buffers = split_flat(tensors["params"], module, path), dict(twin.named_buffers())
+    with torch.no_grad():
+        for name, piece in params.items():
+            twin.get_parameter(name).copy_(piece)
+        for name, tensor in tensors.items():
+            if (own := name.removeprefix("buffer.")) in buffers:
+                buffers[own].copy_(tensor)
+    return twin
 
 
 def _context(module: nn.Module) -> int | None:

@@ -34,10 +34,13 @@ def test_types_and_choices_come_from_the_field() -> None:
     assert isinstance(found["damping"].type, NumberOrWord)  # a number for trak, also a word for ekfac
     assert found["damping"].type.convert("1e-3", None, None) == 1e-3
     assert found["damping"].type.convert("cv", None, None) == "cv"
+    assert found["mix"].type is click.FLOAT
     assert found["seed"].type is click.INT
     assert isinstance(found["train_loss"].type, click.Choice)
     assert tuple(found["train_loss"].type.choices) == ("sum", "mean")
-    assert str(found["compression"].help).endswith("[none; sjlt:2048 for trak]")
+    assert str(found["compression"].help).endswith(
+        "[none; sjlt:2048 for trak; eigen:64 for logra; factored:32 for trackstar; sjlt:8192 for less]"
+    )
 
 
 def test_help_groups_them_by_method() -> None:

@@ -62,12 +62,12 @@ def stacked(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
 
 
 class CheckpointType(click.ParamType):  # pyright: ignore[reportMissingTypeArgument] - generic since click 8.4
-    """`DIR=RATE`: a directory of weights and the learning rate there."""
+    """`DIR=RATE`: a directory of weights, or a training run's step, and the learning rate there."""
 
     name = "DIR=RATE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
-        """The directory, which must exist, and the rate, a positive number."""
+        """The directory (or `step-*.safetensors`), which must exist, and the rate, a positive number."""
         place, _, rate = str(value).rpartition("=")
         try:
             number = float(rate)
@@ -75,7 +75,8 @@ class CheckpointType(click.ParamType):  # pyright: ignore[reportMissingTypeArgum
             number = math.nan
         if not place or not (0 < number < math.inf):
             self.fail(f"{value!r} is not DIR=RATE, for example step-1000=3e-4.", param, ctx)
-        if not Path(place).is_dir():
+        step = Path(place).is_file() and Path(place).match("step-*.safetensors")
+        if not Path(place).is_dir() and not step:
             self.fail(f"there is no checkpoint directory '{place}'.", param, ctx)
         return place, number
 
@@ -116,9 +117,9 @@ class ModelOptions:
                 f"'{self.model}' is a file, such as tree ensembles are stored in, and the method '{method.name}' takes a "
                 f"directory or hub id. Name a method for trees with --method: {names}."
             )
-        unused = isinstance(method, GradientMethod) and not method.every_checkpoint
+        unused = isinstance(method, GradientMethod) and not _takes_checkpoints(type(method))
         if method is not None and self.checkpoint and unused:
-            using = [kind.name for kind in METHODS if getattr(kind, "every_checkpoint", False)]
+            using = [kind.name for kind in METHODS if _takes_checkpoints(kind)]
             raise MethodError(
                 f"The method '{method.name}' takes the model as it is, and --checkpoint was given. Leave it out, or "
                 f"choose a method that uses checkpoints: {', '.join(using)}."
@@ -162,6 +163,10 @@ class ModelOptions:
 def is_tree_file(model: str | None) -> bool:
     """Whether it names a file that may hold a tree ensemble."""
     return model is not None and Path(model).suffix.lower() in SUFFIXES and Path(model).is_file()
+
+
+def _takes_checkpoints(kind: type[Registered]) -> bool:
+    return issubclass(kind, GradientMethod) and (kind.every_checkpoint or kind.last_checkpoint)
 
 
 def absolute(place: str) -> str:
@@ -212,7 +217,8 @@ model_options: Decorator[Any] = collected(
             multiple=True,
             type=CheckpointType(),
             panel=MODEL,
-            help="A directory of weights from the training run and the learning rate there, in order; may be repeated.",
+            help="A directory of weights from the training run (with the trainer's optimizer.pt for methods that take Adam's "
+            "moments), or a step-*.safetensors of assay.Recipe; and the learning rate there. In order; may be repeated.",
         ),
         click.option(
             "--max-length",

@@ -73,6 +73,8 @@ class Capture:
         """One forward and one backward pass; the features of all blocks but the slow ones, and the misfits."""
         self._batch, self._source, self._found, self._runs = len(batch), None, set[nn.Module](), Counter[int]()
         self._features = torch.zeros(len(batch), self.width, dtype=self._dtype, device=self.model.device)
+        if self.sketch.offset is not None:
+            self._features += self.sketch.offset.to(self._features)
         self.sketch.begin(self.model.task.positions(batch))
         sites = [site.less(slow) for site in self.layout.sites]
         self._active = {site.module: site for site in sites if site.blocks}

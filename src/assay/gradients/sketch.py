@@ -9,17 +9,33 @@ Shapes: `batch` examples, `time` positions, a block's gradient [rows, cols], `wi
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from assay.gradients.blocks import Block
+from assay.errors import MethodError
+from assay.examples import Examples
+from assay.gradients.blocks import Block, Layout
 from assay.gradients.rules import OneHot, Side
+from assay.models import Model
+from assay.moments import AdamMoments
+from assay.tasks import Measurement
 from assay.tasks.measurements import generator as generator
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a compression may be fitted to: a model at a checkpoint, examples, what is measured, Adam's memory there."""
+
+    model: Model
+    examples: Examples
+    measurement: Measurement
+    layout: Layout
+    moments: Callable[[], AdamMoments] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,40 @@ class Compression(ABC):
     def __str__(self) -> str:
         """As on the command line, for example `factored:16`."""
 
+    def at(self, number: int) -> Self:
+        """For checkpoint `number`: independent random matrices, so that their errors average out."""
+        return replace(self, seed=self.seed + 7919 * number)
+
+
+@dataclass(frozen=True)
+class Fittable(Compression):
+    """A compression that depends on data: `fit` gives one that can be bound, this one cannot.
+
+    `transform` names what is done to a gradient beside the projection; features of different transforms cannot be
+    compared. `tensors` are what was found, None before `fit`; an index keeps them if queries need them (`kept`).
+    """
+
+    tensors: Mapping[str, Tensor] | None = field(default=None, repr=False, compare=False)
+    of: str = ""
+    """What it was fitted to, in words."""
+
+    transform: ClassVar[str] = "none"
+    kept: ClassVar[bool] = True
+
+    @abstractmethod
+    def fit(self, evidence: Evidence) -> Self:
+        """Fitted to a checkpoint. The same evidence gives the same bits on one machine."""
+
+    def for_queries(self) -> Compression:
+        """The compression of queries' gradients, which are compared with features of this one."""
+        return self
+
+    def found(self) -> Mapping[str, Tensor]:
+        """The tensors. Raises MethodError if it was not fitted."""
+        if self.tensors is None:
+            raise MethodError(f"The compression '{self}' depends on the training data; fit it before it is used.")
+        return self.tensors
+
 
 class Sketch(ABC):
     """Maps of every block's gradient into one feature vector of `width` numbers."""
@@ -47,6 +97,8 @@ class Sketch(ABC):
     """Where each block's numbers go; blocks may share a slot."""
     linear: bool = True
     """Whether contributions to a block may be emitted one by one and added."""
+    offset: Tensor | None = None
+    """Features [width] of a zero gradient, to which blocks add, where that is not zero."""
 
     additive: bool | None = None
     """Whether `pair` and `tokens` may be asked for contributions one by one; None: as `linear`."""

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from assay.compress import Compression, Factored
+from assay.compress.elementwise import Elementwise
 from assay.errors import DataError, IndexMismatch, InputError
 from assay.examples import Examples
 from assay.gradients.blocks import Layout, lay_out
 from assay.gradients.features import OnNonfinite, feature_tiles, layout_for, window_rows
+from assay.gradients.sketch import Evidence, Fittable
+from assay.index import fitted as kept
 from assay.index.format import DTYPES, MANIFEST, Dtype
 from assay.index.reader import StoredIndex, open_index
 from assay.index.texts import write_texts
 from assay.index.writer import Writer
-from assay.models import Model
+from assay.models import Checkpoint, Model
 from assay.tasks import Measurement
 
 PROBE = Factored(seed=0, rank=4)
@@ -52,12 +55,16 @@ def build_index(model: Model, train: Examples, path: str | os.PathLike[str], con
         refuse_other(there, header)
         header["origin"] = there.header["origin"]  # where data and model lay then is no difference
         header["model"] = there.header["model"]
-    width = contents.compression.bind(layout.blocks, model.device, _dtype(model)).width
-    rows, stages = _shard_rows(width, contents.dtype), model.stages()
+    stages = model.stages()
+    compressions = [prepare(Path(path), model, stage, number, train, contents) for number, stage in enumerate(stages)]
+    header |= _fitted_facts(compressions)
+    width = compressions[0].bind(layout.blocks, model.device, _dtype(model)).width
+    rows = _shard_rows(width, contents.dtype)
     with Writer(path, header, dtype=contents.dtype, dim=width, checkpoints=len(stages), shard_rows=rows) as writer:
         if not writer.complete:
-            for number, stage in enumerate(stages):
-                _add(writer, model.at(stage), number, width, train, contents)
+            for number, (stage, compression) in enumerate(zip(stages, compressions, strict=True)):
+                kept.keep(Path(path), compression, number)
+                _add(writer, model.at(stage), number, compression, train, contents)
             write_texts(Path(path), train)
             writer.finish()
     return open_index(path)
@@ -77,10 +84,12 @@ def append_rows(model: Model, train: Examples, path: str | os.PathLike[str], con
         **index.header["origin"],
         "train": f"{index.header['origin'].get('train', index.path.name)}, {train.origin}",
     }
-    header = dict(index.header) | {"data": [*data, train.fingerprint()], "origin": origin}
-    with Writer.append(path, header, may_change={"data", "origin"}) as writer:
-        for number, stage in enumerate(model.stages()):
-            _add(writer, model.at(stage), number, index.dim, train, contents, offset=index.rows)
+    stages = model.stages()
+    compressions = [prepare(index.path, model, stage, number, train, contents) for number, stage in enumerate(stages)]
+    added = {"data": [*data, train.fingerprint()], "origin": origin} | _fitted_facts(compressions)
+    with Writer.append(path, dict(index.header) | added, may_change={"data", "origin"}) as writer:
+        for number, (stage, compression) in enumerate(zip(stages, compressions, strict=True)):
+            _add(writer, model.at(stage), number, compression, train, contents, offset=index.rows)
         write_texts(Path(path), train, keep=index.rows)
         writer.finish()
     return open_index(path)
@@ -105,12 +114,41 @@ def append_checkpoints(model: Model, train: Examples, path: str | os.PathLike[st
         )
     earlier = Model(model.module, model.task, modules=model.patterns, checkpoints=stages[: len(known)], name=model.name)
     refuse_other(index, header_of(earlier, contents))
-    with Writer.append(path, header, checkpoints=len(stages), may_change={"checkpoints", "model", "origin"}) as writer:
+    compressions = [prepare(index.path, model, stage, number, train, contents) for number, stage in enumerate(stages)]
+    header |= _fitted_facts(compressions)
+    if header.get("fitted", [])[: len(known)] != index.header.get("fitted", []):
+        raise IndexMismatch(
+            f"The compression of the index '{path}' was fitted to something else at the checkpoints that it has "
+            f"({_names(known)}). Give them as they were, or build another index."
+        )
+    change = {"checkpoints", "model", "origin", "fitted"}
+    with Writer.append(path, header, checkpoints=len(stages), may_change=change) as writer:
         if not writer.complete:
             for number in range(len(known), len(stages)):
-                _add(writer, model.at(stages[number]), number, index.dim, train, contents)
+                kept.keep(index.path, compressions[number], number)
+                _add(writer, model.at(stages[number]), number, compressions[number], train, contents)
             writer.finish()
     return open_index(path)
+
+
+def prepare(
+    root: Path, model: Model, stage: Checkpoint, number: int, train: Examples, contents: Contents
+) -> Compression:
+    """The compression of checkpoint `number`, fitted if it depends on data: as an earlier build in `root` found it, or
+    to these examples.
+    """
+    compression = contents.compression.at(number)
+    if not isinstance(compression, Fittable):
+        return compression
+    at = model.at(stage)
+    layout = layout_for(at, train, contents.measurement, PROBE)
+    return kept.fitted(root, compression, number, Evidence(at, train, contents.measurement, layout, stage.moments))
+
+
+def _fitted_facts(compressions: Sequence[Compression]) -> dict[str, Any]:
+    """What a header says of fitted compressions; nothing if none depends on data."""
+    notes = [kept.note(compression) for compression in compressions]
+    return {"fitted": notes} if any(notes) else {}
 
 
 def _names(checkpoints: Sequence[Mapping[str, Any]]) -> str:
@@ -126,7 +164,13 @@ def header_of(model: Model, contents: Contents) -> dict[str, Any]:
         "measurement": {"kind": type(contents.measurement).__name__, "reduction": contents.measurement.reduction},
         "compression": str(contents.compression),
         "seed": contents.compression.seed,
+        **_transform_fact(contents.compression),
     }
+
+
+def _transform_fact(compression: Compression) -> dict[str, str]:
+    """What is done to gradients beside the projection, if anything is."""
+    return {"transform": compression.transform} if isinstance(compression, Elementwise) else {}
 
 
 def model_facts(model: Model) -> dict[str, Any]:
@@ -164,12 +208,21 @@ def _facts(header: Mapping[str, Any]) -> dict[str, tuple[object, str]]:
         model = header["model"]
         fingerprint = (model["fingerprint"], f"{model['name']} ({model['fingerprint'][:8]})")
         facts = {"modules": (model["modules"], _short(model["modules"] or "all")), **facts, "model": fingerprint}
-    order = ("kind", "task", "modules", "measurement", "compression", "seed", "checkpoints", "model")
+    if "compression" in header:
+        done = header.get("transform", "none")
+        facts["transform"] = (done, done)
+    order = ("kind", "task", "modules", "measurement", "transform", "compression", "seed", "checkpoints", "model")
     return {fact: facts[fact] for fact in sorted(facts, key=lambda name: (*order, name).index(name))}
 
 
 def _add(
-    writer: Writer, model: Model, number: int, width: int, train: Examples, contents: Contents, offset: int = 0
+    writer: Writer,
+    model: Model,
+    number: int,
+    compression: Compression,
+    train: Examples,
+    contents: Contents,
+    offset: int = 0,
 ) -> None:
     """Features of one checkpoint from the first row that is not yet on disk."""
     start = writer.done(number) - offset
@@ -178,11 +231,11 @@ def _add(
     tiles = feature_tiles(
         model,
         train,
-        at_stage(contents.compression, number),
+        compression,
         contents.measurement,
         layout_for(model, train, contents.measurement, PROBE),
         start=start,
-        window=_window(width, contents.dtype),
+        window=_window(writer.dim, contents.dtype),
         on_nonfinite=contents.on_nonfinite,
         miss=contents.miss,
         label=f"gradients, checkpoint {number + 1}" if number else "gradients",
@@ -212,11 +265,6 @@ def _dtype(model: Model) -> Any:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 160 else f"{text[:157]}..."
-
-
-def at_stage(compression: Compression, number: int) -> Compression:
-    """Independent random matrices for each checkpoint, so that their errors average out."""
-    return replace(compression, seed=compression.seed + 7919 * number)
 
 
 def check_measurement(index: StoredIndex, wanted: Measurement, method: str) -> None:

@@ -106,6 +106,11 @@ class Writer:
 
     # ------------------------------------------------------------ what the caller uses
 
+    @property
+    def dim(self) -> int:
+        """Features of an example at one checkpoint."""
+        return self._wanted.dim
+
     def done(self, checkpoint: int) -> int:
         """Rows of `checkpoint` that are safely on disk; go on with the row of this number."""
         return self._done[checkpoint]

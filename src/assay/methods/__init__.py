@@ -14,11 +14,14 @@ from assay.methods.gradient.ekfac_cg import EKFACCG
 from assay.methods.gradient.gradcos import GradCos
 from assay.methods.gradient.graddot import GradDot
 from assay.methods.gradient.kfac import KFAC
+from assay.methods.gradient.less import LESS
 from assay.methods.gradient.lissa import LiSSA
+from assay.methods.gradient.logra import LoGra
 from assay.methods.gradient.path_krylov import PathKrylov
 from assay.methods.gradient.self_influence import SelfInfluence
 from assay.methods.gradient.source import Source
 from assay.methods.gradient.tracin import TracIn
+from assay.methods.gradient.trackstar import TrackStar
 from assay.methods.gradient.trak import TRAK
 from assay.methods.lexical.bm25 import BM25
 from assay.methods.lexical.embedding import Embedding
@@ -46,9 +49,9 @@ from assay.methods.trees.tree_similarity import TreeSimilarity
 from assay.methods.trees.trex import TREX
 
 METHODS: tuple[type[Registered], ...] = (
-    GradDot, GradCos, TracIn, TRAK, Diagonal, KFAC, EKFAC, EKFACCG, LiSSA, DataInf, Source, PathKrylov, SelfInfluence,
-    Replay, ReplayIndex, Shapley, BetaShapley, Banzhaf, LeaveOneOut, LeastCore, OwenShapley, ClasswiseShapley, Datamodel,
-    BoostIn, LeafInfluence, LeafRefit, TREX, TracInTrees, TreeSimilarity, TreeLOO,
+    GradDot, GradCos, TracIn, TRAK, Diagonal, KFAC, EKFAC, EKFACCG, LiSSA, DataInf, Source, PathKrylov, LoGra, TrackStar,
+    LESS, SelfInfluence, Replay, ReplayIndex, Shapley, BetaShapley, Banzhaf, LeaveOneOut, LeastCore, OwenShapley,
+    ClasswiseShapley, Datamodel, BoostIn, LeafInfluence, LeafRefit, TREX, TracInTrees, TreeSimilarity, TreeLOO,
     AME, KNNShapley, LAVA, DataOOB, LinearInfluence, FrameValues,
     BM25, TFIDF, Embedding, Random,
 )  # fmt: skip
@@ -88,6 +91,7 @@ __all__ = [
     "Datamodel",
     "LeastCore",
     "LeaveOneOut",
+    "LESS",
     "METHODS",
     "OwenShapley",
     "Shapley",
@@ -105,6 +109,7 @@ __all__ = [
     "LiSSA",
     "LeafInfluence",
     "LeafRefit",
+    "LoGra",
     "Method",
     "PathKrylov",
     "Random",
@@ -117,6 +122,7 @@ __all__ = [
     "TracInTrees",
     "TreeLOO",
     "TreeSimilarity",
+    "TrackStar",
     "ValueMethod",
     "find",
 ]

@@ -25,11 +25,10 @@ from torch import Tensor
 from assay.errors import MethodError
 from assay.examples import Examples
 from assay.methods.base import Fitted
-from assay.models import Model
 from assay.provenance import Provenance
 from assay.ranking import TopK
 from assay.scores import Scores
-from assay.training import Recipe
+from assay.training import Recipe, Run
 from assay.values import Values
 
 REMOVED = "share of the training data that the question removes, 0 to below 1; with a recipe, scores are taken there"
@@ -75,15 +74,15 @@ def check_centre(method: Any) -> None:
         method.expect(False, *problem)
 
 
-def fit_at_centres(method: Any, recipe: Recipe, train: Examples, fit: Callable[[Model, Examples], Fitted]) -> Fitted:
-    """Train at each centre of the method and `fit` to each model; several fitted become one that averages."""
+def fit_at_centres(method: Any, recipe: Recipe, train: Examples, fit: Callable[[Run, Examples], Fitted]) -> Fitted:
+    """Train at each centre of the method and `fit` to each run; several fitted become one that averages."""
     data = recipe.encode(train)
     weights = Centre(method.removed, method.centres).weights(len(train), recipe.seed)
     runs = [
         recipe.train(data, weight, label=f"training {number} of {len(weights)}")
         for number, weight in enumerate(weights, start=1)
     ]
-    fitted = [fit(run.model, train) for run in runs]
+    fitted = [fit(run, train) for run in runs]
     scale = 1.0 if method.unit == "arbitrary" else 1.0 / (1.0 - method.removed)
     return Averaged(fitted, str(recipe), sum(run.seconds for run in runs), scale)
 

@@ -1,6 +1,7 @@
 """What training by a recipe gives back: the model, its checkpoints, the optimiser's memory, the learning curve."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor
 
 from assay.errors import MethodError
 from assay.models import Checkpoint, Model
+from assay.moments import AdamMoments
 from assay.tasks import Loss, Measurement
 from assay.training.data import Order, encode
-from assay.training.optimizers import SGD, Update
+from assay.training.optimizers import SGD, Adam, Update
 from assay.training.state import Layout, State, module_state
 from assay.training.steps import Steps
 
@@ -85,8 +87,15 @@ def assemble(steps: Steps, states: tuple[State, ...], losses: list[float], secon
     module, rates = steps.module, steps.update.rates
     steps.restore(states[-1])
     module.eval()
+    optimizer = steps.update.optimizer
     checkpoints = [
-        Checkpoint.of_state(state.name, rates[state.step - 1], module, module_state(module, steps.layout, state))
+        Checkpoint.of_state(
+            state.name,
+            rates[state.step - 1],
+            module,
+            module_state(module, steps.layout, state),
+            partial(_adam, state, steps.layout, optimizer) if isinstance(optimizer, Adam) else None,
+        )
         for state in states
     ]
     return Run(
@@ -101,6 +110,12 @@ def assemble(steps: Steps, states: tuple[State, ...], losses: list[float], secon
         steps.weights.cpu(),
         steps.measurement,
     )
+
+
+def _adam(state: State, layout: Layout, optimizer: Adam) -> AdamMoments:
+    """What Adam remembered in that state."""
+    first, second = (layout.split(state.moments[name]) for name in ("first", "second"))
+    return AdamMoments(first, second, state.step, optimizer.betas, optimizer.eps)
 
 
 def _path(update: Update) -> float | None:

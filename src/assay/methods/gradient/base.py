@@ -24,8 +24,9 @@ from assay.errors import MethodError
 from assay.examples import Examples
 from assay.gradients.blocks import Layout
 from assay.gradients.features import OnNonfinite, Tile, feature_tiles, layout_for, notes
-from assay.index.build import PROBE, Contents, at_stage, build_index
+from assay.index.build import PROBE, Contents, build_index
 from assay.index.format import Dtype
+from assay.index.reader import StoredIndex
 from assay.jsonable import jsonable
 from assay.methods.base import Fitted, Method, option
 from assay.methods.centre import CENTRES, REMOVED, check_centre, check_no_centre, fit_at_centres
@@ -33,7 +34,7 @@ from assay.models import Checkpoint, Model
 from assay.provenance import measured
 from assay.tasks import Choosable, Loss, Measurement, label_of, measurement_of, negative
 from assay.tasks.base import evaluating
-from assay.training import Recipe, model_of
+from assay.training import Recipe, Run
 
 RowScale = Literal["none", "norm", "miss"]
 """Nothing; one over the length of the row's features (cosine); the mean of TRAK's residual over checkpoints."""
@@ -47,6 +48,8 @@ class GradientMethod(Method):
     unit: ClassVar[str] = "arbitrary"
     every_checkpoint: ClassVar[bool] = False
     """Whether it sums over the model's checkpoints; otherwise it takes the model as it is."""
+    last_checkpoint: ClassVar[bool] = False
+    """Whether it takes the last checkpoint, if there is one, for what the optimiser remembered there."""
     row_scale: ClassVar[RowScale] = "none"
     stores: ClassVar[bool] = False
     """Whether it needs a pass over all features before it can score, so that they are stored even uncompressed."""
@@ -55,7 +58,7 @@ class GradientMethod(Method):
     blockwise: ClassVar[bool] = False
     """Whether its score is a sum over blocks of parameters, so that they can be taken a few at a time."""
 
-    compression: str = option("none", "none (exact), factored:RANK or sjlt:DIM")
+    compression: str = option("none", "none (exact), factored:RANK, sjlt:DIM or eigen:RANK")
     seed: int = option(0, "of the random projection")
     train_loss: str = option("sum", "a training example's loss over its tokens", ("sum", "mean"))
     query_loss: str = option("mean", "a query's loss, or other measurement, over its tokens", ("sum", "mean"))
@@ -87,13 +90,17 @@ class GradientMethod(Method):
 
     def check_model(self, model: object) -> Model:
         """The model, if the method can take it; MethodError otherwise."""
-        model = model_of(model)
+        model = self.of_run(model) if isinstance(model, Run) else model
         if not isinstance(model, Model):
             raise MethodError(
                 f"The method '{self.name}' takes gradients of a model, and was given {type(model).__name__}. Give "
                 "assay.load(path), assay.Model(module, task=...) or an assay.Recipe."
             )
         return model
+
+    def of_run(self, run: Run) -> Model:
+        """The model of a training run."""
+        return run.model
 
     # -- the parts ---------------------------------------------------------------------------------------------------
 
@@ -147,9 +154,23 @@ class GradientMethod(Method):
         """`P_c psi_c(q)`; by default P is the identity."""
         return psi
 
-    def state(self, source: Any) -> Any:
+    def state(self, source: StoredIndex, model: Model) -> Any:
         """What the method needs to know of all training features; a pass over a stored index."""
         return None
+
+    def state_for(self, state: Any, psi: Float[Tensor, "c q k"]) -> Any:
+        """The state for these queries, where P depends on them."""
+        return state
+
+    def row_factor(self, source: StoredIndex, state: Any) -> Float[Tensor, "..."] | None:
+        """`r_i`, [n] or one for each checkpoint [c, n]; None is 1."""
+        match self.row_scale:
+            case "norm":
+                return inverse(source.norms())
+            case "miss":
+                return source.stats("miss").mean(0)
+            case _:
+                return None
 
     def fitted_state(self, model: Model, train: Examples, layout: Layout, stage: int) -> Any:
         """The same for exact gradients, at one checkpoint (the model is already there): `query_side` gets a list."""
@@ -160,7 +181,7 @@ class GradientMethod(Method):
         return state
 
     def remarks(self, state: Any) -> tuple[str, ...]:
-        """What the user must be told of the queries' way through `query_side`, given a checkpoint's state; sentences."""
+        """What the user must be told of the result, given the state (of exact gradients a checkpoint's); sentences."""
         return ()
 
     # -- from here on shared -----------------------------------------------------------------------------------------
@@ -175,10 +196,14 @@ class GradientMethod(Method):
         """The compression, with its seed."""
         return parse(self.compression, self.seed)
 
+    def train_compression(self) -> Compression:
+        """The compression of training gradients, with what else is done to them."""
+        return self.compressor()
+
     def contents(self, dtype: Dtype = "float32", origin: Any = None) -> Contents:
         """What an index must hold for this method."""
         return Contents(
-            self.compressor(),
+            self.train_compression(),
             self.train_measurement(),
             dtype,
             self.row_scale == "miss",
@@ -215,15 +240,24 @@ class GradientMethod(Method):
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
-    def staged(self, model: Model) -> Model:
+    def staged(self, model: object) -> Model:
         """The model with the checkpoints that this method uses."""
         model = self.check_model(model)
+        if self.last_checkpoint and model.checkpoints:
+            return with_checkpoints(model, model.checkpoints[-1:])
         return model if self.every_checkpoint else without_checkpoints(model)
+
+
+def with_checkpoints(model: Model, checkpoints: Sequence[Checkpoint]) -> Model:
+    """The same module with other checkpoints."""
+    return Model(
+        model.module, model.task, modules=model.patterns, checkpoints=checkpoints, name=model.name, path=model.path
+    )
 
 
 def without_checkpoints(model: Model) -> Model:
     """The model as it is now."""
-    return Model(model.module, model.task, modules=model.patterns, name=model.name, path=model.path)
+    return with_checkpoints(model, ())
 
 
 @dataclass(frozen=True)
@@ -235,10 +269,9 @@ class QuerySide:
     cut: int
 
 
-def query_features(model: Model, queries: Examples, method: GradientMethod, stage: int) -> QuerySide:
+def query_features(model: Model, queries: Examples, method: GradientMethod, compression: Compression) -> QuerySide:
     """Features of the queries at one checkpoint (the model is already there)."""
     model.task.check(queries)
-    compression = at_stage(method.compressor(), stage)
     measurement = method.query_measurement()
     layout = layout_for(model, queries, measurement, PROBE)
     tiles = list(feature_tiles(model, queries, compression, measurement, layout, on_nonfinite="raise", label="queries"))

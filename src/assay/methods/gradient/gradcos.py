@@ -28,6 +28,11 @@ class GradCos(GradientMethod):
     row_scale: ClassVar[RowScale] = "norm"
 
     def query_side(self, psi: Float[Tensor, "q k"], state: Any, stage: int) -> Float[Tensor, "q k"]:
-        """Unit length. Summed in float64, one query at a time: over millions of numbers float32 loses digits."""
-        length = torch.stack([query.double().square().sum().sqrt() for query in psi])
-        return psi * inverse(length).to(psi.dtype)[:, None]
+        """Unit length."""
+        return unit(psi)
+
+
+def unit(psi: Float[Tensor, "q k"]) -> Float[Tensor, "q k"]:
+    """Rows of length 1. Summed in float64, one row at a time: over millions of numbers float32 loses digits."""
+    length = torch.stack([query.double().square().sum().sqrt() for query in psi])
+    return psi * inverse(length).to(psi.dtype)[:, None]

@@ -15,12 +15,13 @@ from torch import Tensor
 from assay.errors import IndexMismatch
 from assay.examples import Examples
 from assay.gradients.features import coverage_note, notes
+from assay.index import fitted
 from assay.index.build import check_measurement, header_of, refuse_other
 from assay.index.reader import StoredIndex
 from assay.index.scan import dense, top_k
 from assay.index.texts import read_texts
 from assay.methods.base import Fitted
-from assay.methods.gradient.base import GradientMethod, inverse, query_features
+from assay.methods.gradient.base import GradientMethod, query_features
 from assay.models import Model
 from assay.provenance import Provenance, measured
 from assay.ranking import TopK
@@ -45,7 +46,7 @@ class Indexed(Fitted):
         check_measurement(index, method.train_measurement(), method.name)
         self.index, self.model, self.method = index, model, method
         with measured(seconds) as cost:
-            self._state = method.state(index)
+            self._state = method.state(index, model)
         self._seconds = cost.seconds
         if folder is not None:
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
@@ -55,7 +56,9 @@ class Indexed(Fitted):
         index, method = self.index, self.method
         with measured(self._seconds) as cost:
             psi, losses, cut = self._queries(queries)
-            scale = self._row_scale()
+            state = method.state_for(self._state, psi)
+            psi = self._turned(psi, state)
+            scale = method.row_factor(index, state)
             if top is None:
                 entries: Any = dense(index, psi, row_scale=scale).numpy()
                 train = read_texts(index.path, index.rows)
@@ -75,23 +78,31 @@ class Indexed(Fitted):
             coverage=index.header["coverage"],
             seconds=cost.seconds,
             peak_memory=cost.peak_memory,
-            notes=(*method.score_notes(), *coverage_note(self.model), *self._notes(cut)),
+            notes=(*method.score_notes(), *coverage_note(self.model), *self._notes(cut), *method.remarks(state)),
         )
         return Scores.of(entries, train, Table.of(queries, loss=losses), provenance)
 
     def _queries(self, queries: Examples) -> tuple[Float[Tensor, "c q k"], Float[np.ndarray, " q"], int]:
-        """Query features with weights and curvature folded in, one for each checkpoint of the index."""
-        stages = self.model.stages()
+        """Query features, one for each checkpoint of the index."""
+        stages, compression = self.model.stages(), self.method.train_compression()
         used = self._used(len(stages))
-        weights = self.method.weights([stage.rate for stage in stages])
         psi = torch.zeros(self.index.checkpoints, len(queries), self.index.dim)
         losses, cut = np.zeros(len(queries)), 0
         for number in used:
-            side = query_features(self.model.at(stages[number]), queries, self.method, number)
-            turned = self.method.query_side(side.features, self._state, number)
-            psi[number] = weights[number] * self.method.scale(self.index.rows) * turned
+            chosen = fitted.kept(self.index.path, compression.at(number), number)
+            side = query_features(self.model.at(stages[number]), queries, self.method, chosen)
+            psi[number] = side.features
             losses, cut = side.losses, side.cut
         return psi, losses, cut
+
+    def _turned(self, psi: Float[Tensor, "c q k"], state: Any) -> Float[Tensor, "c q k"]:
+        """With curvature and weights folded in."""
+        weights = self.method.weights([stage.rate for stage in self.model.stages()])
+        turned = torch.zeros_like(psi)
+        for number in self._used(len(psi)):
+            side = self.method.query_side(psi[number], state, number)
+            turned[number] = weights[number] * self.method.scale(self.index.rows) * side
+        return turned
 
     def _used(self, stages: int) -> Sequence[int]:
         if stages != self.index.checkpoints:
@@ -100,15 +111,6 @@ class Indexed(Fitted):
                 "Give the model with the checkpoints of the index."
             )
         return range(stages) if self.method.every_checkpoint else [stages - 1]
-
-    def _row_scale(self) -> Float[Tensor, "..."] | None:
-        match self.method.row_scale:
-            case "norm":
-                return inverse(self.index.norms())
-            case "miss":
-                return self.index.stats("miss").mean(0)
-            case _:
-                return None
 
     def _data(self) -> str:
         return str(self.index.header["origin"].get("train", self.index.path.name))

@@ -71,7 +71,7 @@ class Live(Fitted):
             layout = layout_for(at, self.train, method.train_measurement(), PROBE)
             about.coverage = layout.coverage
             for part, part_layout in self._parts(at, layout, len(queries)):
-                side = query_features(part, queries, method, number)
+                side = query_features(part, queries, method, method.compressor().at(number))
                 states = self._states(part_layout, layout)
                 psi = method.query_side(side.features, states, number)
                 about.told.say(method.remarks(states[number]))

@@ -21,9 +21,9 @@ from assay.compress import Compression, Identity, parse
 from assay.compress.against import Against
 from assay.errors import MethodError
 from assay.examples import Examples
-from assay.gradients.blocks import Layout
 from assay.gradients.features import OnNonfinite, coverage_note, feature_tiles, layout_for
-from assay.index.build import PROBE, at_stage
+from assay.gradients.sketch import Evidence, Fittable
+from assay.index.build import PROBE
 from assay.methods.base import ValueMethod, option
 from assay.methods.gradient.base import Told
 from assay.models import Model
@@ -43,7 +43,7 @@ class SelfInfluence(ValueMethod):
     summary: ClassVar[str] = "squared gradient length along the run (TracIn's diagonal); suspicious examples come last"
     paper: ClassVar[str] = "Pruthi et al. 2020 (2002.08484)"
 
-    compression: str = option("none", "none (exact), factored:RANK or sjlt:DIM")
+    compression: str = option("none", "none (exact), factored:RANK, sjlt:DIM or eigen:RANK")
     seed: int = option(0, "of the random projection")
     train_loss: str = option("sum", "an example's loss over its tokens", ("sum", "mean"))
     on_nonfinite: str = option(
@@ -70,7 +70,7 @@ class SelfInfluence(ValueMethod):
                 for tile in feature_tiles(
                     at,
                     train,
-                    self._compression(layout, number),
+                    self._compression(Evidence(at, train, measurement, layout, stage.moments), number),
                     measurement,
                     layout,
                     on_nonfinite=cast(OnNonfinite, self.on_nonfinite),
@@ -92,12 +92,14 @@ class SelfInfluence(ValueMethod):
         )
         return Values.of(-total, train, provenance, raw={"self_influence": total})
 
-    def _compression(self, layout: Layout, number: int) -> Compression:
+    def _compression(self, evidence: Evidence, number: int) -> Compression:
         """Exact squares are added up block by block, so that no gradient is kept."""
         chosen = parse(self.compression, self.seed)
         if isinstance(chosen, Identity):
-            return Against(psi=torch.empty(0, sum(block.size for block in layout.blocks)), squares=True)
-        return at_stage(chosen, number)
+            size = sum(block.size for block in evidence.layout.blocks)
+            return Against(psi=torch.empty(0, size), squares=True)
+        chosen = chosen.at(number)
+        return chosen.fit(evidence) if isinstance(chosen, Fittable) else chosen
 
     def _squares(self, features: Float[Tensor, "n k"]) -> Float[np.ndarray, " n"]:
         """Squared length of each gradient."""

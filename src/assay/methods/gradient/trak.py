@@ -26,6 +26,7 @@ from assay.errors import MethodError
 from assay.index.reader import StoredIndex
 from assay.methods.base import option
 from assay.methods.gradient.base import GradientMethod, RowScale
+from assay.models import Model
 from assay.tasks import Choosable, Margin, Measurement, negative
 
 
@@ -40,7 +41,7 @@ class TRAK(GradientMethod):
     row_scale: ClassVar[RowScale] = "miss"
     stores: ClassVar[bool] = True
 
-    compression: str = option("sjlt:2048", "none (exact), factored:RANK or sjlt:DIM")
+    compression: str = option("sjlt:2048", "none (exact), factored:RANK, sjlt:DIM or eigen:RANK")
     measure: Choosable = option(  # noqa: RUF009 - a field
         "margin", "what of a query is explained: loss, margin, log-odds:TOKEN, contrast; in Python also a function"
     )
@@ -71,7 +72,7 @@ class TRAK(GradientMethod):
         """A mean over the ensemble."""
         return [1.0 / len(rates) for _ in rates]
 
-    def state(self, source: StoredIndex) -> list[Float64[Tensor, "k k"]]:
+    def state(self, source: StoredIndex, model: Model) -> list[Float64[Tensor, "k k"]]:
         """The Cholesky factor of each checkpoint's Gram matrix."""
         return [self._factor(source, stage) for stage in range(source.checkpoints)]
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from assay.compress import Identity
 from assay.compress.against import Against
 from assay.curvature.path import Segment, segments
 from assay.errors import MethodError
@@ -169,7 +170,7 @@ class Unrolling(Fitted):
         loss = self.method.query_loss
         if self.tail is not None:
             return self.tail.replay(queries, cast(Reduction, loss), blocks)
-        side = query_features(self.run.model, queries, GradDot(query_loss=loss), 0)
+        side = query_features(self.run.model, queries, GradDot(query_loss=loss), Identity())
         return np.zeros((len(self.train), len(queries))), side
 
     def _scan(self, model: Model, psi: Vectors, told: Told) -> Float64[np.ndarray, "n q"]:
