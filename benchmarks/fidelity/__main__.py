@@ -59,7 +59,7 @@ PEERS = {
     "kronfluence": {"kronfluence ekfac": ("mlp", "logistic")},
     "dattri": {
         "dattri-explicit": ("logistic",), "dattri-cg": ("logistic", "mlp"), "dattri-trak": ("logistic", "mlp", "cnn"),
-        "traker": ("logistic", "mlp", "cnn"), "captum-tracin": ("logistic", "mlp", "cnn"),
+        "traker": ("mlp",), "captum-tracin": ("logistic", "mlp", "cnn"),
     },
 }  # fmt: skip
 """By environment: contenders, and the settings that they can and in reasonable time do take."""
