@@ -58,8 +58,8 @@ CHECKPOINTS = 10
 PEERS = {
     "kronfluence": {"kronfluence ekfac": ("mlp", "logistic")},
     "dattri": {
-        "dattri-explicit": ("logistic",), "dattri-cg": ("logistic", "mlp"), "dattri-trak": ("logistic", "mlp", "cnn"),
-        "traker": ("mlp",), "captum-tracin": ("logistic", "mlp", "cnn"),
+        "dattri-explicit": ("logistic",), "dattri-cg": ("logistic", "mlp"), "dattri-trak": ("mlp",),
+        "traker": ("mlp",), "captum-tracin": ("logistic",),
     },
 }  # fmt: skip
 """By environment: contenders, and the settings that they can and in reasonable time do take."""
