@@ -90,7 +90,11 @@ def naive(run: Run, train: Examples, queries: Examples, count: int) -> Tensor:
         M = torch.zeros(2 * len(A), 2 * len(A), dtype=torch.float64)  # exp of [[-eA, eI], [0, 0]] holds the integral
         M[: len(A), : len(A)], M[: len(A), len(A) :] = -e * A, e * eye
         learn = torch.linalg.matrix_exp(M)[: len(A), len(A) :]
-        total += gradients(middle, train) @ (P[:, None] * (learn.T @ u.T)) / N
+        seen = torch.zeros(N, dtype=torch.float64)  # an example learns when it is seen, at the rate of that step
+        for step in range(steps[2 * k], steps[2 * k + 2]):
+            for i in run.order.rows(step).tolist():
+                seen[i] += float(run.rates[step])
+        total += (seen / seen.mean())[:, None] * (gradients(middle, train) @ (P[:, None] * (learn.T @ u.T))) / N
         u = (forget.T @ u.T).T
     return total
 
