@@ -52,7 +52,8 @@ METHODS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """What is compared. Hyper-parameters were chosen on the `tune` split."""
 FEW = {"replay": 50, "ekfac-cg": 50}
-"""Queries asked of a method whose cost grows with them."""
+FEWER = {"replay": 25, "ekfac-cg": 25}
+"""Queries asked of a method whose cost grows with them; and of the transformer."""
 ENSEMBLE = 10
 CHECKPOINTS = 10
 PEERS = {
@@ -93,7 +94,8 @@ def attribute(work: Setting, text: str) -> assay.Scores:
     from dataclasses import replace
 
     name, options = parameters(text)
-    queries = work.queries[: FEW.get(name, len(work.queries))]
+    few = FEWER if work.name == "transformer" else FEW
+    queries = work.queries[: few.get(name, len(work.queries))]
     if name == "trak-ensemble":
         return assay.attribute(ensemble(work), work.train, queries, "trak")
     chosen = find(name, **options)
