@@ -3,12 +3,13 @@
     u_L = grad L_q,   E u = (I - exp(-e H)) H^-1 u,   F u = exp(-e H) u,   H = the segment's Gauss-Newton matrix
     score(i, q) = (1/N) sum over segments l of  < E_l u_l, g_i(theta at the middle of segment l) >,     u_{l-1} = F_l u_l
 
-as SOURCE (Bae et al. 2024, 2405.12186, eq. 12 to 15), with three changes, each for fidelity at the same cost:
+as SOURCE (Bae et al. 2024, 2405.12186, eq. 12 to 15), with four changes, each for fidelity:
 
 - H is not approximated by EK-FAC: E u and F u are taken of the exact Gauss-Newton matrix of some rows by m steps of
   Lanczos (`curvature.krylov`), so that layers and parameters act on each other as they do in training;
 - H and the training gradients are those at the *middle* of each segment (the midpoint rule, of second order in the
   segment's length), so that a segment needs one scan instead of several;
+- the last steps are replayed exactly (`methods.replay.tail`), as their order decides what of steep directions is left;
 - with `removed` the run that is unrolled is the one at the mean of the counterfactuals, where it is most linear.
 
 Adam and AdamW by their diagonal preconditioner, in whose coordinates H is symmetric; see `curvature.path`.
@@ -16,7 +17,8 @@ Adam and AdamW by their diagonal preconditioner, in whose coordinates H is symme
 Cost: one training run; for each segment m products with the fitting rows (about `1 + 3 q` forward passes of them each)
 and one scan of the training data. Memory: m vectors a query of a group (`GROUP`). Assumes that curvature and gradients
 change slowly within a segment, and that the noise of batches averages out; neither needs convergence. Deviation from
-exact replay: the second derivative of Adam's preconditioner, dropout, clipping and batch order are left out.
+exact replay, before the replayed end: the second derivative of Adam's preconditioner, dropout, clipping and the order within a
+segment are left out.
 """
 
 from dataclasses import dataclass
