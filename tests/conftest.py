@@ -1,4 +1,4 @@
-"""What every test starts from: no network, seeds, two threads, caches in a temporary folder.
+"""What every test starts from: no network, seeds, one thread, caches in a temporary folder.
 
 Every annotation of the package, jaxtyping's shapes among them, is checked at each call that a test makes.
 """
@@ -38,7 +38,7 @@ install_import_hook(
     " hint_overrides=beartype.BeartypeHintOverrides({beartype.typing.Self: object})))",
 )
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tensors are tiny, and the other processors have tests of their own
 
 
 @pytest.fixture(autouse=True)
