@@ -70,7 +70,7 @@ def test_truth_and_its_scores(model: Path, train: Path, queries: Path, recipe: P
 
 def test_recommend(model: Path, train: Path, queries: Path) -> None:
     *lines, last = json_lines(
-        run("recommend", model, "--train", train, "--queries", queries, "--minutes", 0.1, "--json")
+        run("recommend", model, "--train", train, "--queries", queries, "--minutes", 0.5, "--json")
     )
     assert last["recommendation"]["method"] in {line["method"] for line in lines}
     assert "tracin" in last["recommendation"]["left_out"]

@@ -2,8 +2,7 @@
 
 The sample has some queries and training examples: BM25's best for these queries (so that there is something to find), and
 others at random. A method is affordable if `assay.plan` (or, where it knows no cost, a trial on 8 examples) says that it fits
-into its share of the
-time. Named is the cheapest method that is not clearly worse than the best one: 97.5% of resamples do not favour the best.
+into its share of the time. Named is the cheapest method that is not clearly worse than the best one: 97.5% of resamples do not favour the best.
 """
 
 import time
@@ -24,6 +23,8 @@ from assay.models import Model
 from assay.runtime import plan
 from assay.scores import Scores
 
+OF_MODELS, OF_RECIPES = ("gradient", "lexical"), ("unrolling", "replay")
+"""Families of methods that are tried; the second where there is a recipe."""
 EXAMPLES, QUERIES, FOUND = 256, 12, 8
 """Of the sample; and how many of BM25's best are in it for each query."""
 TRIAL = 8
@@ -84,7 +85,7 @@ def recommend(
     costs: dict[str, float] = {}
     for method in candidates:
         try:
-            costs[method.name] = _cost(method, model, few, asked)
+            costs[method.name] = _cost(method, _subject(method, model, recipe), few, asked)
         except InputError as error:
             left_out[method.name] = str(error)
     for method in sorted(candidates, key=lambda method: costs.get(method.name, 0.0)):
@@ -95,12 +96,12 @@ def recommend(
             continue
         began = time.perf_counter()
         try:
-            results[method.name] = method.fit(model, few).score(asked)
+            results[method.name] = method.fit(_subject(method, model, recipe), few).score(asked)
         except InputError as error:
             left_out[method.name] = str(error)
             continue
         seconds[method.name] = time.perf_counter() - began
-        whole[method.name] = _whole(method, model, train, queries, seconds[method.name] * len(train) / len(few))
+        whole[method.name] = _whole(method, _subject(method, model, recipe), train, queries, seconds[method.name] * len(train) / len(few))
     if not results:
         raise MethodError(f"No method could be tried in {minutes:g} minutes: {left_out}. Give more time, or methods.")
     left = max(minutes - (time.perf_counter() - start) / 60, 0.1 * minutes)
@@ -109,7 +110,17 @@ def recommend(
 
 
 def _registered() -> list[type[Registered]]:
-    return [kind for kind in METHODS if issubclass(kind, Method) and kind is not Random]
+    known = (*OF_MODELS, *OF_RECIPES)
+    return [kind for kind in METHODS if issubclass(kind, Method) and kind.family in known and kind is not Random]
+
+
+def _subject(method: Registered, model: Model, recipe: Any) -> Any:
+    """What the method takes. Raises MethodError for one that follows training, if there is no recipe."""
+    if method.family not in OF_RECIPES:
+        return model
+    if recipe is None:
+        raise MethodError("it follows training, and no recipe was given (recipe=, --recipe)")
+    return recipe
 
 
 def _sample(model: Model, train: Examples, queries: Examples, seed: int) -> tuple[Examples, Examples]:
@@ -125,7 +136,7 @@ def _sample(model: Model, train: Examples, queries: Examples, seed: int) -> tupl
     return train.select(sorted([*near, *rest][:EXAMPLES])), asked
 
 
-def _cost(method: Registered, model: Model, train: Examples, queries: Examples) -> float:
+def _cost(method: Registered, model: Any, train: Examples, queries: Examples) -> float:
     """Seconds on the sample: planned, or else tried on a few examples. Raises InputError for a method that does not apply."""
     if not isinstance(method, Method):
         raise MethodError(f"'{method.name}' gives values, not scores.")
