@@ -34,8 +34,8 @@ WAYS = ("removal", "addition")
 NAMES = {
     ("removal", "highest"): "without the highest",
     ("removal", "lowest"): "without the lowest",
-    ("addition", "highest"): "only the highest",
-    ("addition", "lowest"): "only the lowest",
+    ("addition", "highest"): "with only the highest",
+    ("addition", "lowest"): "with only the lowest",
 }
 
 
@@ -50,8 +50,8 @@ class ByValue(Subsets):
 
     @property
     def name(self) -> str:
-        """`by value of shapley (1f0c...)`: method, and a digest of order, shares and random orders."""
-        key = (self._ranked().tolist(), tuple(self.shares), self.repeats, self.seed)
+        """`by value of shapley (1f0c...)`: method, and a digest of order, counts and random orders."""
+        key = (self._ranked().tolist(), self.counts().tolist(), self.repeats, self.seed)
         return f"by value of {self.values.method} ({hashlib.sha256(repr(key).encode()).hexdigest()[:8]})"
 
     def counts(self) -> Int64[np.ndarray, " points"]:

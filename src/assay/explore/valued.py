@@ -10,7 +10,7 @@ from markupsafe import Markup
 from assay.errors import InputError
 from assay.explore import format
 from assay.explore.null import Null
-from assay.explore.plots import Line, curves, groups, ranked
+from assay.explore.plots import LABEL, Line, curves, groups, ranked
 from assay.explore.queries import Spread
 from assay.values import Values
 
@@ -61,7 +61,7 @@ def by_source(values: Values) -> Spread | None:
     if len(members) < 2 or values.array.min() == values.array.max():
         return None
     largest = sorted(members.items(), key=lambda member: -len(member[1]))[:SOURCES]
-    parts = [("no source" if source is None else source, values.array[rows]) for source, rows in largest]
+    parts = [("no source" if source is None else _cut(source), values.array[rows]) for source, rows in largest]
     parts.sort(key=lambda part: -float(part[1].mean()))
     drawn = [(f"{source} ({len(part):,})", part) for source, part in parts]
     told = "; ".join(
@@ -72,6 +72,10 @@ def by_source(values: Values) -> Spread | None:
     if len(members) > SOURCES:
         text += f" {len(members) - SOURCES:,} smaller sources are left out."
     return Spread(groups(drawn, Null.of(values.array), "values-sources", "value", text), text)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LABEL else name[: LABEL - 1] + "…"
 
 
 def with_intervals(values: Values) -> Spread | None:
