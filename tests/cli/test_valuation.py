@@ -60,6 +60,21 @@ def test_groups_and_models_by_name(tables: tuple[Path, Path]) -> None:
     assert lines[-1]["run"]["inputs"]["estimator"].startswith("sklearn.neighbors")
 
 
+def test_curves_stand_in_the_report(tables: tuple[Path, Path], tmp_path: Path) -> None:
+    data, valid = tables
+    words = ("value", data, "--label", "income", "--on", valid, "-m", "knn-shapley")
+    run(*words, "--out", tmp_path / "run", "--curve", tmp_path / "curves")
+    found = assay.Values.load(tmp_path / "run").evidence["curves"]
+    assert found["counts"] == [1, 2, 5, 10]
+    assert 'id="curves"' in (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert list((tmp_path / "curves").glob("*.safetensors"))
+    refused(*words, "--curve", tmp_path / "curves", names=["--out"])
+    refused(
+        "value", data, "--label", "income", "--on", valid, "-m", "shapley", "--by", "source", "--out", tmp_path / "r",
+        "--curve", tmp_path / "curves", names=["--by"],
+    )  # fmt: skip
+
+
 def test_what_is_refused(tables: tuple[Path, Path], tmp_path: Path) -> None:
     data, valid = tables
     value = ("value", data, "--label", "income", "--on", valid)

@@ -69,3 +69,40 @@ def test_intervals_write_labels_as_they_are() -> None:
     assert any(text.startswith("$x^2$ <script>") for text in texts(svg))
     assert "<script" not in svg
     assert "⟦U+202E⟧" in parse(svg)[0].text
+
+
+def closed(svg: str) -> None:
+    """One element with a title, in the page's colours, without anything from elsewhere."""
+    root = parse(svg)
+    assert (root.tag, root.get("role"), root[0].tag) == ("svg", "img", "title")
+    assert not re.search(r"#[0-9a-f]{6}\b", svg.replace("#ffffff", ""))
+    assert not re.search(r"https?:|<script|<metadata|<image", svg)
+
+
+def test_curves_are_told_apart_without_colour() -> None:
+    lines = [plots.Line(HOSTILE, [0, 1, 2], [1.0, 2.0, 4.0]), plots.Line("lowest", [0, 1, 2], [1.0, 1.0, 1.0]),
+             plots.Line("random", [0, 1, 2], [1.0, 1.5, 2.0], [1.0, 1.2, 1.5], [1.0, 1.8, 2.5])]  # fmt: skip
+    svg = plots.curves(lines, "curves", "examples removed", "mean loss", "what it shows")
+    closed(svg)
+    assert {"lowest", "random", "examples removed"} <= set(texts(svg))
+    assert any(text.startswith("$x^2$ <script>") for text in texts(svg))
+    dashes = set(re.findall(r"stroke-dasharray: ([\d. ,]+)", svg))
+    assert len(dashes) == 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 1000])
+def test_ranked_values_have_their_sides_and_a_bounded_size(count: int) -> None:
+    values = np.linspace(-2.0, 3.0, count) if count > 1 else np.array([0.0])
+    svg = plots.ranked(values, np.full(count, 0.5), "values", "value", "")
+    closed(svg)
+    assert ("var(--helpful)" in svg) == ("var(--harmful)" in svg) == (count > 1)
+    assert len(svg) < 150_000
+
+
+def test_groups_have_a_row_each_on_one_axis() -> None:
+    svg = plots.groups([(HOSTILE, TAILED), ("b", np.float32([-1, 1]))], Null.of(TAILED), "sources", "value", "")
+    closed(svg)
+    assert "b" in texts(svg)
+    assert any(text.startswith("$x^2$ <script>") for text in texts(svg))
+    one, other = svg.count("var(--helpful)"), svg.count("var(--harmful)")
+    assert one == other >= 2

@@ -11,6 +11,7 @@ from assay.act.clean import neighbours
 from assay.cli.options import (
     DATA,
     MODEL,
+    OUTPUT,
     TRAINS,
     DataOptions,
     ModelOptions,
@@ -26,6 +27,8 @@ from assay.cli.options import (
 from assay.cli.parameters import Choice, kinds_of, method_options
 from assay.cli.render import saved, values_json, values_page
 from assay.errors import InputError, MethodError
+from assay.evaluate import curves
+from assay.examples import Examples
 from assay.explore import report
 from assay.methods import Registered, ValueMethod
 
@@ -49,6 +52,11 @@ from assay.methods import Registered, ValueMethod
     help="The examples that should be predicted well. Attribution methods need it; a value is then the mean score.",
 )
 @data_options
+@click.option(
+    "--curve", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", panel=OUTPUT,
+    help="Train --model again while the highest, the lowest and random rows are removed and added, on --on; the curves stand "
+    "in the report, the retrainings in DIR.",
+)  # fmt: skip
 @top_option
 @out_options
 @json_option
@@ -61,6 +69,7 @@ def value(
     data: DataOptions,
     estimator: str | None,
     method: Choice,
+    curve: Path | None,
     top: int,
     out: Path | None,
     with_report: bool,
@@ -76,7 +85,7 @@ def value(
     if train is None:
         raise InputError("No training data were given; name them with --train FILE, or as the first argument.")
     model.check(chosen)
-    if estimator is not None and chosen.family not in TRAINS:
+    if estimator is not None and chosen.family not in TRAINS and curve is None:
         raise MethodError(f"The method '{chosen.name}' does not train a model, and --model was given; leave it out.")
     if on is None and not isinstance(chosen, ValueMethod):
         raise MethodError(
@@ -85,12 +94,12 @@ def value(
         )
     check_out(out)
     examples, goal = data.read(train, limit), None if on is None else data.queries(on)
-    values = assay.value(
-        (estimator or getattr(chosen, "default_model", "linear")) if chosen.family in TRAINS else model.asked(chosen),
-        examples,
-        goal,
-        chosen,
-    )
+    named = estimator or getattr(chosen, "default_model", "linear")
+    if curve is not None:
+        _check_curve(chosen, examples, goal, out)
+    values = assay.value(named if chosen.family in TRAINS else model.asked(chosen), examples, goal, chosen)
+    if curve is not None:
+        values = values.with_evidence(curves=curves(values, named, examples, goal, curve, processes=1).evidence())
     facts: dict[str, Any] = {}
     if out is not None:
         origin = {"train": absolute(train), "limit": limit, "columns": data.columns()}
@@ -104,3 +113,16 @@ def value(
         values_json(values, top, **facts)
     else:
         values_page(values, top)
+
+
+def _check_curve(chosen: Registered, examples: Examples, goal: Examples | None, out: Path | None) -> None:
+    """Whether --curve can be followed, before anything is valued. Raises MethodError."""
+    if goal is None or out is None:
+        raise MethodError("--curve measures the loss on --on and shows it in the report of --out; give both.")
+    if examples.kind not in ("arrays", "table"):
+        raise MethodError(
+            f"--curve trains an estimator on a table or arrays, and the data are of kind '{examples.kind}'. Use "
+            "assay.evaluate.curves with a Recipe in Python."
+        )
+    if getattr(chosen, "by", "example") != "example":
+        raise MethodError("--curve removes rows, and --by gives values to groups of them; leave one of the two out.")

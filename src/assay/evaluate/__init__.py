@@ -1,6 +1,7 @@
 """Evidence: does a score predict what training would do?"""
 
 from assay.evaluate.agreement import agreement
+from assay.evaluate.curves import ByValue, Curves, curves
 from assay.evaluate.metrics import (
     Comparison,
     cardinality,
@@ -23,7 +24,9 @@ from assay.evaluate.trust import Trust, trust
 from assay.evaluate.truth import Truth, truth
 
 __all__ = [
+    "ByValue",
     "Comparison",
+    "Curves",
     "LeaveGroupOut",
     "LeaveOneOut",
     "LeaveTopOut",
@@ -35,6 +38,7 @@ __all__ = [
     "Truth",
     "agreement",
     "cardinality",
+    "curves",
     "lds",
     "leave_one_out",
     "mislabelled",

@@ -34,6 +34,7 @@ TITLES = {
     "auc": "Mislabelled examples: area under the curve",
     "average_precision": "Mislabelled examples: average precision",
     "precision": "Mislabelled examples: precision",
+    "curves": "Retraining without and with only the highest and lowest values",
     "overlap": "Overlap of the top examples",
     "cardinality": "Do the same examples answer every query?",
 }
@@ -60,6 +61,9 @@ MEANINGS = {
     "auc": "The probability that a wrongly labelled example has a lower value than a right one. 0.5 is chance.",
     "average_precision": "How far down the wrongly labelled examples stand. Higher is better; chance is their share.",
     "precision": "The share of wrongly labelled examples among those of lowest value. Higher is better.",
+    "curves": "The mean loss after training without, or with only, the examples of highest and of lowest value, less the loss after "
+    "the same with random ones; mean over the points of the curve, interval over the queries. Without the highest and with only the "
+    "lowest it should be above zero, without the lowest and with only the highest below.",
     "overlap": "The share of the most helpful examples that two results have in common.",
     "cardinality": "The share of other queries that have the same examples in their top. Lower is better: near 1 the method gives "
     "every query one answer.",
@@ -69,7 +73,7 @@ MEANINGS = {
     "Higher is better; a source is only a stand-in for what really taught the model.",
 }
 UNITS = {"one_step": "nats of query loss"}
-SIGNED = ("trust", "one_step", "tail_patch", "removal", "lds", "leave_one_out", "randomised")
+SIGNED = ("trust", "curves", "one_step", "tail_patch", "removal", "lds", "leave_one_out", "randomised")
 """Checks whose numbers can be below zero."""
 FACTS = ("rows", "unit", "text", "metric")
 

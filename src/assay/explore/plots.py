@@ -32,6 +32,8 @@ FAR = 25  # spreads; scores further out get an axis that is compressed towards i
 COMPRESSED = 4  # spreads from the middle where the compression begins
 METADATA = ("Creator", "Date", "Format", "Type")  # none of it: the same run gives the same page
 LABEL = 44  # characters
+POINTS = 300  # intervals drawn at most
+LINES = ((HELPFUL, "-", "^"), (HARMFUL, "--", "v"), (BAR, ":", "o"))
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,17 @@ class Interval:
     first: bool = False
 
 
+@dataclass(frozen=True)
+class Line:
+    """Points of a curve, and where there is one the band that it lies in."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
 def distribution(scores: Float[np.ndarray, " n"], null: Null | None, name: str, label: str, description: str) -> Markup:
     """Histogram on a logarithmic scale of counts; the random null as a line, the reach of chance shaded.
 
@@ -52,10 +65,7 @@ def distribution(scores: Float[np.ndarray, " n"], null: Null | None, name: str, 
     """
     with _drawing(name):
         figure, axes = _figure(2.1)
-        compressed = null is not None and float(np.abs(scores - null.median).max()) > FAR * null.spread
-        if null is not None and compressed:
-            axes.set_xscale("asinh", linear_width=COMPRESSED * null.spread)
-        edges = _edges(scores, null if compressed else None)
+        edges = _binned(axes, scores, null)
         counts, _ = np.histogram(scores, edges)
         if null is not None:
             axes.axvspan(null.low, null.high, color=LINE, alpha=0.35, linewidth=0)
@@ -95,6 +105,82 @@ def intervals(rows: Sequence[Interval], name: str, label: str, description: str)
         axes.tick_params(length=0)
         axes.set_xlabel(label)
         return _svg(figure, name, description)
+
+
+def curves(lines: Sequence[Line], name: str, across: str, up: str, description: str) -> Markup:
+    """Lines over one axis, told apart by colour, dash and marker; the band of a line is shaded."""
+    with _drawing(name):
+        figure, axes = _figure(2.6)
+        for line, (colour, dash, marker) in zip(lines, LINES, strict=False):
+            if line.low is not None and line.high is not None:
+                axes.fill_between(line.x, line.low, line.high, color=LINE, alpha=0.45, linewidth=0)
+            axes.plot(
+                line.x, line.y, color=colour, linestyle=dash, marker=marker, markersize=5, linewidth=1.6,
+                label=_short(plain(line.label)),
+            )  # fmt: skip
+        axes.grid(color=LINE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.legend(frameon=False, labelcolor=INK)
+        axes.set_xlabel(across)
+        axes.set_ylabel(up)
+        axes.tick_params(length=0, labelcolor=SOFT)
+        return _svg(figure, name, description)
+
+
+def ranked(
+    values: Float[np.ndarray, " n"], errors: Float[np.ndarray, " n"], name: str, label: str, description: str
+) -> Markup:
+    """Values from the highest to the lowest with an interval of `errors` to both sides; of very many a part, both ends in it.
+
+    Those whose interval lies above zero, below it, and across it have different colours and markers.
+    """
+    order = np.argsort(-values, kind="stable")
+    places = np.unique(np.round(np.linspace(0, len(order) - 1, min(len(order), POINTS))).astype(np.int64))
+    middle, reach = values[order[places]], errors[order[places]]
+    sides = ((HELPFUL, "^", middle > reach), (HARMFUL, "v", middle < -reach), (BAR, "o", np.abs(middle) <= reach))
+    with _drawing(name):
+        figure, axes = _figure(2.4)
+        for colour, marker, chosen in sides:
+            at, height, apart = places[chosen] + 1, middle[chosen], reach[chosen]
+            axes.vlines(at, height - apart, height + apart, color=colour, linewidth=1.2, alpha=0.6)
+            axes.plot(at, height, marker, color=colour, markersize=3)
+        axes.axhline(0, color=SOFT, linewidth=0.8)
+        axes.set_xlabel("rank")
+        axes.set_ylabel(label)
+        axes.tick_params(length=0, labelcolor=SOFT)
+        return _svg(figure, name, description)
+
+
+def groups(
+    parts: Sequence[tuple[str, Float[np.ndarray, " _"]]], null: Null | None, name: str, label: str, description: str
+) -> Markup:
+    """A histogram a row on one axis, each as high as its own largest bar; not all numbers may be equal."""
+    with _drawing(name):
+        figure, axes = _figure(0.7 + 0.42 * len(parts))
+        edges = _binned(axes, np.concatenate([numbers for _, numbers in parts]), null)
+        middle = 0.5 * (edges[1:] + edges[:-1])
+        for row, (_, numbers) in enumerate(parts):
+            counts, _ = np.histogram(numbers, edges)
+            foot = row + 0.4
+            tops = foot - 0.8 * counts / max(1, int(counts.max()))
+            for colour, side in ((HELPFUL, middle >= 0), (HARMFUL, middle < 0)):
+                axes.stairs(np.where(side, tops, foot), edges, baseline=foot, fill=True, color=colour, alpha=0.75)
+            axes.axhline(foot, color=LINE, linewidth=0.6)
+        axes.axvline(0, color=SOFT, linewidth=0.8)
+        axes.set_yticks(range(len(parts)), [_short(plain(part)) for part, _ in parts])
+        axes.set_ylim(len(parts) - 0.5, -0.5)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(length=0)
+        axes.set_xlabel(label)
+        return _svg(figure, name, description)
+
+
+def _binned(axes: Any, scores: Float[np.ndarray, " n"], null: Null | None) -> np.ndarray:
+    """Edges of bars; scores far outside the null's spread get an axis that is compressed towards its ends."""
+    compressed = null is not None and float(np.abs(scores - null.median).max()) > FAR * null.spread
+    if null is not None and compressed:
+        axes.set_xscale("asinh", linear_width=COMPRESSED * null.spread)
+    return _edges(scores, null if compressed else None)
 
 
 def _edges(scores: Float[np.ndarray, " n"], null: Null | None) -> np.ndarray:

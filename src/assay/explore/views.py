@@ -18,6 +18,7 @@ from assay.explore.evidence import Evidence, read_evidence
 from assay.explore.queries import Query, QueryViews, Shown, Side, Spread, shown_example, spread_of
 from assay.explore.sources import Grouping, SourceTable
 from assay.explore.text import HEAD
+from assay.explore.valued import Valued, valued
 from assay.methods import METHODS
 from assay.provenance import Provenance
 from assay.ranking import TopK
@@ -72,6 +73,7 @@ class Page:
     top: int
     sides: Sequence[Side]
     spread: Spread | None
+    valued: Valued | None
 
 
 def scores_page(scores: Scores, top: int) -> Page:
@@ -88,6 +90,7 @@ def scores_page(scores: Scores, top: int) -> Page:
         left_out=queries - count,
         sides=(),
         spread=None,
+        valued=None,
         **_common(scores, top),
     )
 
@@ -119,6 +122,7 @@ def values_page(values: Values, top: int) -> Page:
         left_out=0,
         sides=sides,
         spread=spread_of(values.array, "values", "value", None),
+        valued=valued(values),
         **_common(values, top),
     )
 

@@ -19,6 +19,9 @@ import assay
 from assay.errors import DataError, InputError, MethodError
 from assay.methods import Banzhaf, LeaveOneOut, Shapley
 from assay.methods.retrain.cache import HEADER, RECORD, Cache, key_of
+from assay.methods.retrain.game import Evaluator, Function, Game
+from assay.methods.retrain.pool import Runner
+from assay.methods.retrain.samplers import Subsets
 from assay.methods.retrain.stopping import RankStability, Seconds, StandardError, State, TopK, Updates, parse_stop
 
 (X, Y), (XV, YV) = games.data(24)
@@ -100,6 +103,55 @@ def test_a_run_continues_from_the_cache_with_the_same_result(tmp_path: Path) -> 
     assert looked == known
 
 
+def test_the_cache_keeps_models_data_and_seeds_apart(tmp_path: Path) -> None:
+    """In one directory, with each of them changed in turn: what a run without a cache finds."""
+
+    def loo(depth: int = 2, on: Any = VALID, seed: int = 0, cache: str | None = str(tmp_path)) -> list[float]:
+        model = DecisionTreeClassifier(splitter="random", max_depth=depth)
+        return assay.value(model, TRAIN, on, LeaveOneOut(seed=seed, cache=cache)).array.tolist()
+
+    usual = loo()
+    for change in ({"depth": 1}, {"on": TRAIN}, {"seed": 1}):
+        assert loo(**change) == loo(**change, cache=None) != usual  # type: ignore[arg-type]
+    assert loo() == usual
+
+
+def test_groups_are_remembered_by_their_rows(tmp_path: Path) -> None:
+    """By whatever method."""
+    by = tuple("abc"[k % 3] for k in range(24))
+    assay.value(LogisticRegression(), TRAIN, VALID, Shapley(by=by, cache=str(tmp_path)))
+    again = assay.value(LogisticRegression(), TRAIN, VALID, Shapley(by=by, cache=str(tmp_path)))
+    looked, known = (games.number_of(note(again, "utilities,"), word) for word in ("utilities", "out"))
+    assert looked == known == 8
+    other = assay.value(LogisticRegression(), TRAIN, VALID, LeaveOneOut(by=by, cache=str(tmp_path)))
+    assert games.number_of(note(other, "utilities,"), "out") == 4  # all, and all but one each
+
+
+class Remembering(Function):
+    """A game whose evaluator returns how often it was asked since it forgot."""
+
+    def evaluator(self) -> Any:
+        class Asked(Evaluator):
+            times = 0
+
+            def reset(self) -> None:
+                self.times = 0
+
+            def __call__(self, rows: np.ndarray) -> float:
+                self.times += 1
+                return float(self.times)
+
+        return Asked()
+
+
+def test_a_unit_starts_without_memory_and_what_was_settled_first_holds() -> None:
+    units = [Subsets(np.eye(4, dtype=bool)[:2]), Subsets(np.eye(4, dtype=bool)[1:4])]
+    with Runner(Game(Remembering(4, lambda mask: 0.0, "asked")), Cache(None, "")) as runner:
+        found = [utilities.tolist() for (utilities,) in runner.run((unit,) for unit in units)]
+    # The second unit counts from 1 again; its first set, {1}, was worth 2 before and stays so.
+    assert found == [[1.0, 2.0], [2.0, 2.0, 3.0]]
+
+
 KILLED = """
 import sys, time
 import numpy as np
@@ -162,9 +214,6 @@ def test_more_processes_give_the_same_bits(method: Any) -> None:
 
 def test_other_processes_do_work_and_errors_in_them_arrive() -> None:
     """Units computed elsewhere carry the other process's number."""
-    from assay.methods.retrain.game import Function, Game
-    from assay.methods.retrain.pool import Runner
-    from assay.methods.retrain.samplers import Subsets
 
     def number(mask: np.ndarray) -> float:
         time.sleep(0.02)
