@@ -1,8 +1,9 @@
 """Which method to use: the affordable ones are tried on a sample of the user's data, and judged as any run is (`trust`).
 
 The sample has some queries and training examples: BM25's best for these queries (so that there is something to find), and
-others at random. A method is affordable if `assay.plan` (or, where it knows no cost, a trial on 8 examples) says that it fits
-into its share of the time. Named is the cheapest method that is not clearly worse than the best one: 97.5% of resamples do not favour the best.
+others at random. A method is affordable if `assay.plan` (or, where it knows no cost, a trial on 8 examples) says that it
+fits into its share of the time. Named is the cheapest method that is not clearly worse than the best one: 97.5% of
+resamples do not favour the best.
 """
 
 import time
@@ -101,7 +102,9 @@ def recommend(
             left_out[method.name] = str(error)
             continue
         seconds[method.name] = time.perf_counter() - began
-        whole[method.name] = _whole(method, _subject(method, model, recipe), train, queries, seconds[method.name] * len(train) / len(few))
+        whole[method.name] = _whole(
+            method, _subject(method, model, recipe), train, queries, seconds[method.name] * len(train) / len(few)
+        )
     if not results:
         raise MethodError(f"No method could be tried in {minutes:g} minutes: {left_out}. Give more time, or methods.")
     left = max(minutes - (time.perf_counter() - start) / 60, 0.1 * minutes)
