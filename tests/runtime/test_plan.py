@@ -16,8 +16,9 @@ from torch import nn
 import assay
 from assay.errors import DataError, MethodError
 from assay.gradients.features import pack
-from assay.methods import LESS, METHODS, TRAK, Embedding, GradCos, GradDot, SelfInfluence, TracIn
+from assay.methods import LESS, METHODS, TRAK, Embedding, GradCos, GradDot, Replay, SelfInfluence, TracIn
 from assay.methods.gradient.unrolled import Unrolled
+from assay.methods.retrain.base import Retraining
 from assay.models import Checkpoint
 from assay.runtime import machine, workload
 from assay.runtime.machine import Machine, measure
@@ -29,7 +30,7 @@ from assay.tasks import Classify
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of known speed, on which nothing else runs and encoding takes no time."""
     known = Machine(flops=50e9, bytes=30e9, resident=2**28)
-    monkeypatch.setattr(import_module("assay.runtime.plan"), "measure", lambda device: known)
+    monkeypatch.setattr(import_module("assay.runtime.work"), "measure", lambda device: known)
     monkeypatch.setattr(workload, "time", SimpleNamespace(perf_counter=lambda: 0.0))
 
 
@@ -136,11 +137,16 @@ def test_the_order_of_magnitude_is_right(compression: str) -> None:
 
 def test_every_method_has_a_plan_or_says_why_not() -> None:
     model, data = text_model("Llama"), examples(*TEXTS)
+    recipe = assay.Recipe(model.module, model.task, epochs=6)
     for kind in METHODS:
         method = kind()
         if isinstance(method, TracIn | LESS):
             continue
-        given = assay.Recipe(model.module, model.task, epochs=6) if isinstance(method, Unrolled) else model
+        if kind.family in ("trees", "closed", "neighbors", "speech") or kind.name == "classwise-shapley":
+            with pytest.raises(MethodError, match="cannot be predicted"):
+                assay.plan(recipe, data, data, method)
+            continue
+        given = recipe if isinstance(method, Unrolled | Replay | Retraining) else model
         found = assay.plan(given, data, data, method)
         assert found.method == kind.name
         assert found.seconds > 0
@@ -152,6 +158,8 @@ def test_every_method_has_a_plan_or_says_why_not() -> None:
         assay.plan(model, data, method="bm25")
     with pytest.raises(MethodError, match="'source' depends on a recipe, and Model was given"):
         assay.plan(model, data, data, "source")
+    with pytest.raises(MethodError, match="'shapley' is that of a fit"):
+        assay.plan("logistic", data, method="shapley")
     with pytest.raises(MethodError, match="gradcos"):
         assay.plan(None, data, data)
     with pytest.raises(DataError, match="arrays"):

@@ -7,7 +7,7 @@ are frozen); attention over t positions 4 t^2 w forward and twice that backward,
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -45,7 +45,8 @@ class Data:
 class Network:
     """The module's work at one position: `products` multiplications in matrices, `sides` numbers that its layers read
     and write, of which backward needs those `held` (not the output head's, which works in chunks), `attention` width
-    over all layers, the `widest` output, `calls` of modules.
+    over all layers, the `widest` output, `calls` of modules. `first` of the products are those of a layer that reads the
+    example itself, whose gradient nobody needs.
     """
 
     products: float
@@ -54,6 +55,7 @@ class Network:
     attention: float
     widest: int
     calls: int
+    first: float = 0.0
 
 
 def data_of(model: Model, examples: Examples) -> Data:
@@ -97,7 +99,9 @@ def network_of(model: Model, example: Item) -> Network:
         counted = _counted(model.module, example.tensors["x"])
         at = counted / (2 * products) if counted and products else 1.0
     widest = max((_shape(m)[0] for m in matrices), default=1)
-    return Network(at * products, at * sum(sides), at * held, attention, widest, len(modules))
+    reads = matrices and "x" in example.tensors and example.tensors["x"].is_floating_point()
+    first = float(cast(Any, matrices[0].weight).numel()) if reads else 0.0
+    return Network(at * products, at * sum(sides), at * held, attention, widest, len(modules), at * first)
 
 
 def _applies_matrix(module: nn.Module) -> bool:
