@@ -162,6 +162,13 @@ def test_antithetic_pairs_and_owen_beat_single_permutations_on_a_smooth_game() -
     assert errors["antithetic"] < 0.7 * errors["permutation"]
 
 
+def test_an_antithetic_pair_cancels_what_is_linear_in_the_place() -> None:
+    """Of the squared number a joiner at place k earns 2k + 1, in the reverse 2(n - 1 - k) + 1: n, for everybody, at once."""
+    squares = games.game(12, lambda mask: float(mask.sum()) ** 2, "squares")
+    found = games.run(squares, Shapley(sampler="antithetic", stop="updates:1", tolerance=0, exact=0))
+    np.testing.assert_allclose(found.array, 12.0, atol=1e-12)
+
+
 @pytest.mark.parametrize("sampler", ["permutation", "antithetic", "msr"])
 def test_standard_errors_cover_the_truth(sampler: str) -> None:
     """Of 95% intervals, over 50 seeds and 6 players, 90 to 99% hold."""
