@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -98,7 +98,7 @@ def read_curves(evidence: Mapping[str, Any]) -> list[CurveView]:
     if "curves" not in evidence:
         return []
     try:
-        content = cast(Any, evidence["curves"])
+        content = evidence["curves"]
         counts, full = [int(count) for count in content["counts"]], float(content["full"])
         found = {
             way: {order: np.array(content["lines"][way][order], dtype=np.float64) for order in ORDERS} for way in WAYS
