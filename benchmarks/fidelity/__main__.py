@@ -162,6 +162,8 @@ def measured(args: argparse.Namespace, name: str) -> dict[str, Any]:
     failed: dict[str, str] = {}
     for text in args.methods or METHODS[name]:
         out = folder / text.replace(":", "-").replace("=", "").replace(",", "-")
+        if args.stored and not (out / "cost.json").exists():
+            continue
         if args.again or not (out / "cost.json").exists():
             me = [sys.executable, "-m", "benchmarks.fidelity", "--data", str(data), "--split", args.split]
             done = subprocess.run([*me, "--contender", name, text, str(out)], capture_output=True, text=True)
@@ -220,7 +222,8 @@ def main() -> None:
     arguments.add_argument("--methods", nargs="+")
     arguments.add_argument("--split", default="exam", choices=("exam", "tune"))
     arguments.add_argument("--subsets", type=int, default=100)
-    arguments.add_argument("--again", action="store_true")
+    arguments.add_argument("--again", action="store_true", help="score again what is stored")
+    arguments.add_argument("--stored", action="store_true", help="report what is stored, and run nothing more")
     arguments.add_argument(
         "--peers", nargs="*", default=[], help="dattri=PYTHON (with traker, captum) kronfluence=PYTHON"
     )
@@ -232,7 +235,8 @@ def main() -> None:
         return
     found = {name: measured(args, name) for name in args.settings}
     if args.split == "exam" and not args.methods:
-        save("fidelity", f"python -m benchmarks.fidelity --subsets {args.subsets}", {"settings": found})
+        command = f"python -m benchmarks.fidelity --subsets {args.subsets}" + " --stored" * args.stored
+        save("fidelity", command, {"settings": found})
 
 
 if __name__ == "__main__":
