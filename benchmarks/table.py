@@ -145,18 +145,24 @@ def plot_fidelity(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     settings = result["settings"]
-    figure, axes = pyplot.subplots(
-        1, len(settings), figsize=(5 * len(settings), 5), squeeze=False, layout="constrained"
-    )
-    for axis, (name, setting) in zip(axes[0], settings.items(), strict=True):
+    height = -(-len(settings) // 2)
+    figure, axes = pyplot.subplots(height, 2, figsize=(14, 5 * height), squeeze=False, layout="constrained")
+    for axis, (name, setting) in zip(axes.flat, settings.items(), strict=False):
         for text, row in setting["rows"].items():
             marker = "s" if "version" in row else "o"
             error = [[max(row["lds"] - row["low"], 0)], [max(row["high"] - row["lds"], 0)]]
             axis.errorbar(row["seconds"], row["lds"], yerr=error, fmt=marker, markersize=4, linewidth=0.8)
-            axis.annotate(text, (row["seconds"], row["lds"]), (3, 3), textcoords="offset points", fontsize=6)
+            axis.annotate(
+                text.replace(":", "\n").replace(",segments", "\nsegments"),
+                (row["seconds"], row["lds"]),
+                (3, 3),
+                textcoords="offset points",
+                fontsize=6,
+            )
         axis.set(xscale="log", xlabel="seconds", title=name, ylim=(-0.1, 1.02))
+        axis.set_xlim(right=3 * max(row["seconds"] for row in setting["rows"].values()))
         axis.axhline(0, color="grey", linewidth=0.5)
-    axes[0][0].set_ylabel("linear datamodeling score (squares: peers)")
+        axis.set_ylabel("linear datamodeling score (squares: peers)")
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
