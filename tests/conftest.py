@@ -14,6 +14,9 @@ from pathlib import Path
 _caches = tempfile.mkdtemp(prefix="assay-tests-")
 atexit.register(shutil.rmtree, _caches, ignore_errors=True)
 os.environ |= {
+    # Tensors are tiny, and other processors have tests of their own. Processes that tests start inherit it: an index has
+    # the same bits only for the same number of threads.
+    "OMP_NUM_THREADS": "1",
     "HF_HOME": _caches,
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
@@ -38,7 +41,7 @@ install_import_hook(
     " hint_overrides=beartype.BeartypeHintOverrides({beartype.typing.Self: object})))",
 )
 
-torch.set_num_threads(1)  # tensors are tiny, and the other processors have tests of their own
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
