@@ -72,7 +72,7 @@ def test_a_reader_that_left_is_no_error(words: list[str]) -> None:
 
 
 def test_an_interrupted_build_resumes_to_the_same_bits(model: Path, later: Path, tmp_path: Path) -> None:
-    train = write(tmp_path / "train.jsonl", [{"text": " ".join([line] * 4)} for line in LINES * 8])
+    train = write(tmp_path / "train.jsonl", [{"text": " ".join([line] * 4)} for line in LINES * 40])
     words = ("index", model, "--train", train, "--method", "tracin")
     words = (*words, "--checkpoint", f"{model}=0.1", "--checkpoint", f"{later}=0.2", "--out")
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
@@ -85,7 +85,10 @@ def test_an_interrupted_build_resumes_to_the_same_bits(model: Path, later: Path,
     assert (process.returncode, output) == (2, ""), message
     assert "Traceback" not in message
     last = message.strip().splitlines()[-1]  # before it the progress
-    assert last == f"Interrupted: 48 examples are kept in {stopped}. Give the same command again to continue."
+    assert (
+        last
+        == f"Interrupted: {40 * len(LINES)} examples are kept in {stopped}. Give the same command again to continue."
+    )
     assert not (stopped / "manifest.json").exists()
     run(*words, stopped)
     run(*words, whole)

@@ -65,6 +65,7 @@ class Runner:
         self._evaluator = game.utility.evaluator()
         self._others = max(0, (processes or os.cpu_count() or 1) - 1)
         self._pool: Any = None
+        self._sent: list[Any] = []
         self._payload: Path | None = None
 
     def __enter__(self) -> "Runner":
@@ -72,7 +73,11 @@ class Runner:
 
     def __exit__(self, *error: object) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=True, kill_workers=True)
+            # What waits is given up; what runs may end, unless something went wrong: a pool that is killed with work in its
+            # queue leaves an error in a thread of its own.
+            for future in self._sent:
+                future.cancel()
+            self._pool.shutdown(wait=True, kill_workers=error[0] is not None)
         if self._payload is not None:
             shutil.rmtree(self._payload.parent, ignore_errors=True)
         self.cache.close()
@@ -132,7 +137,9 @@ class Runner:
             return False
         known = self._replayed(unit)
         if known is None and away:
-            waiting.append(_Task(unit, None, self._workers().submit(_work, unit)))
+            self._sent = [future for future in self._sent if not future.done()]
+            self._sent.append(self._workers().submit(_work, unit))
+            waiting.append(_Task(unit, None, self._sent[-1]))
         else:
             waiting.append(_Task(unit, known or self._here(unit), None))
         return True
