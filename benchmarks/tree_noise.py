@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -59,6 +58,7 @@ def own(probability: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def values(train: Rows, held: Rows, seed: int) -> dict[str, tuple[np.ndarray, float]]:
     """Every value, high for what looks flipped, with its seconds (the model's training apart)."""
     import catboost
+    from scipy.stats import rankdata
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
@@ -94,36 +94,49 @@ def values(train: Rows, held: Rows, seed: int) -> dict[str, tuple[np.ndarray, fl
         mine = took(f"{name}, self", lambda f=fitted: np.diag(f.score(here).array).astype(float))
         if name in LOO:
             found[f"{name}, loss without it"] = loss + mine, found[f"{name}, self"][1]
-    folds = StratifiedKFold(10, shuffle=True, random_state=seed)
-    took("CatBoost, 10 folds", lambda: own(cross_val_predict(make(), X, y, cv=folds, method="predict_proba"), y))
+
+    def apart(repeats: int) -> np.ndarray:
+        """Mean log odds against the given label, by models that have not seen the row."""
+        found = list[np.ndarray]()
+        for k in range(repeats):
+            folds = StratifiedKFold(10, shuffle=True, random_state=1000 * seed + k)
+            p = cross_val_predict(make(), X, y, cv=folds, method="predict_proba")
+            found.append(np.log(p[:, 1] / p[:, 0]) * (1 - 2 * y))
+        return np.mean(found, 0)
+
+    took("CatBoost, 10 folds", lambda: apart(1))
+    thrice = took("CatBoost, 10 folds three times", lambda: apart(3))
+    if n <= 1000:
+        without, cost = found["leaf-influence, loss without it"]
+        both = rankdata(thrice) + rankdata(without)
+        found["ranks of the last and of leaf-influence's loss without it"] = (
+            both,
+            cost + found["CatBoost, 10 folds three times"][1],
+        )
     forest = RandomForestClassifier(400, random_state=seed, n_jobs=2).fit(X, y)
     took("data-oob of a forest", lambda: -assay.value(forest, train, method="data-oob").array)
     return found
 
 
-def noise(folder: Path, sets: tuple[str, ...] = ("adult", "made overlapping", "made clean")) -> dict[str, Any]:
-    """Means over the seeds, by data set and rows."""
+def noise(folder: Path, name: str, rows: int) -> dict[str, float]:
+    """Means over the seeds for a data set, `adult` or another of benchmarks/trees.py, `made clean` or `made overlapping`."""
     import lightgbm
     from sklearn.metrics import roc_auc_score
 
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for name in sets:
-        for rows in (1000, 4000) if name != "made overlapping" else (1000,):
-            auc, seconds = dict[str, list[float]](), dict[str, list[float]]()
-            for seed in SEEDS:
-                (X, y), held, others, p = drawn(folder, name, rows, seed)
-                flipped = np.random.default_rng(seed).random(rows) < FLIPS
-                given = np.where(flipped, 1 - y, y)
-                if others is not None:
-                    p = lightgbm.LGBMClassifier(
-                        n_estimators=200, learning_rate=0.05, num_leaves=15, verbose=-1).fit(*others).predict_proba(X)[:, 1]  # fmt: skip
-                auc.setdefault("bound", []).append(roc_auc_score(flipped, np.where(given == 1, 1 - p, p)))
-                for value, (array, took) in values((X, given), held, seed).items():
-                    auc.setdefault(value, []).append(roc_auc_score(flipped, array))
-                    seconds.setdefault(value, []).append(took)
-            found[f"{name}, {rows:,}"] = {value: float(np.mean(each)) for value, each in auc.items()}
-            found[f"{name}, {rows:,}"] |= {
-                f"seconds of {value}": float(np.median(each)) for value, each in seconds.items()
-            }
-            print(name, rows, found[f"{name}, {rows:,}"], file=sys.stderr, flush=True)
-    return {"auc": found}
+    auc, seconds = dict[str, list[float]](), dict[str, list[float]]()
+    for seed in SEEDS:
+        (X, y), held, others, p = drawn(folder, name, rows, seed)
+        flipped = np.random.default_rng(seed).random(rows) < FLIPS
+        given = np.where(flipped, 1 - y, y)
+        if others is not None:
+            wide = lightgbm.LGBMClassifier(n_estimators=200, learning_rate=0.05, num_leaves=15, verbose=-1)
+            p = wide.fit(*others).predict_proba(X)[:, 1]
+        assert p is not None
+        auc.setdefault("bound", []).append(float(roc_auc_score(flipped, np.where(given == 1, 1 - p, p))))
+        for value, (array, took) in values((X, given), held, seed).items():
+            auc.setdefault(value, []).append(float(roc_auc_score(flipped, array)))
+            seconds.setdefault(f"seconds of {value}", []).append(took)
+        print(name, rows, seed, {value: round(each[-1], 3) for value, each in auc.items()}, file=sys.stderr, flush=True)
+    return {value: float(np.mean(each)) for value, each in auc.items()} | {
+        value: float(np.median(each)) for value, each in seconds.items()
+    }

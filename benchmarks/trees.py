@@ -2,8 +2,8 @@
 
     python -m benchmarks.trees time [--peer PYTHON] [--repeat 3]
     python -m benchmarks.trees leaf-influence --peer PYTHON         (and leaf-refit)
-    python -m benchmarks.trees noise --data DIR
-    python -m benchmarks.trees claim --data DIR
+    python -m benchmarks.trees noise NAME --data DIR --rows 1000
+    python -m benchmarks.trees claim NAME --data DIR
 
 time: on data made here, BoostIn with 100 queries on 10,000 rows; LeafInfluence and LeafRefit of all rows on 1,000 rows; 100
 LightGBM trees each, against tree_influence where `--peer` names the Python of an environment with it (LeafInfluence and
@@ -12,12 +12,11 @@ CatBoost's own object importance (AllPoints) of the same model. Every contender 
 
 noise: see benchmarks/tree_noise.py.
 
-claim: on adult, phoneme, mammography, german and wine, BoostIn (fit, and scores for 100 queries) against leave-one-out. The
+claim: on adult, phoneme, mammography, german or wine, BoostIn (fit, and scores for 100 queries) against leave-one-out. The
 refits without a row are done for a sample of rows, and their seconds times the rows are the cost of all. Agreement: for each
 query the Spearman correlation of both over the sampled rows, half of them drawn at random, half among BoostIn's largest.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -28,10 +27,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS, add_data, contend, data_folder, medians, parser, save, timed
+from benchmarks.tree_noise import noise
 
 SLOW = ("leaf-influence", "leaf-refit")
 OURS = ("boostin", *SLOW)
 CATBOOST = ("leaf-influence, CatBoost", "CatBoost AllPoints")
+MADE = ("made clean", "made overlapping")
 PEER = str(Path(__file__).parent / "peers" / "tree_influence_all.py")
 SETS = {"adult": ("adult-train.csv", None), "phoneme": ("phoneme.csv", None), "mammography": ("mammography.csv", None),
         "german": ("german.csv", None), "wine": ("winequality-red.csv", 5)}  # fmt: skip
@@ -47,11 +48,11 @@ def made(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return X, (X[:, 0] + X[:, 1] * X[:, 2] + 0.5 * rng.normal(size=rows) > 0).astype(int)
 
 
-def contender(name: str) -> dict[str, Any]:
-    """One of `OURS` and `CATBOOST`, on 10,000 rows for BoostIn and 1,000 for the others."""
+def contender(name: str, rows: int) -> dict[str, Any]:
+    """One of `OURS` and `CATBOOST`."""
     import assay
 
-    X, y = made(10_000 if name == "boostin" else 1_000)
+    X, y = made(rows)
     Xq, yq = made(100, 1)
     if name in OURS:
         import lightgbm
@@ -77,29 +78,29 @@ def measured(action: Callable[[], Any]) -> dict[str, Any]:
 
 def compare(peer: str | None, repeat: int) -> dict[str, Any]:
     """Median seconds and ratios of what takes seconds."""
-    commands = {name: [sys.executable, "-m", "benchmarks.trees", "contender", name] for name in OURS + CATBOOST}
+    commands = {name: ours(name, 10_000 if name == "boostin" else 1000) for name in OURS + CATBOOST}
     if peer:
-        commands["tree_influence boostin"] = [peer, PEER, "boostin"]
+        commands["tree_influence boostin"] = [peer, PEER, "boostin", "10000"]
     runs = contend(commands, repeat)
     seconds = medians(runs)
     ratios = {" / ".join(CATBOOST): seconds[CATBOOST[0]] / seconds[CATBOOST[1]]}
     if peer:
-        ratios["boostin / tree_influence"] = seconds["boostin"] / seconds["tree_influence boostin"]
+        ratios["boostin / tree_influence boostin"] = seconds["boostin"] / seconds["tree_influence boostin"]
     return {"median_seconds": seconds, "median_cpu": medians(runs, "cpu"), "ratios": ratios, "runs": runs}
 
 
-def compare_slow(peer: str, method: str) -> dict[str, Any]:
+def ours(name: str, rows: int) -> list[str]:
+    """The command of a contender."""
+    return [sys.executable, "-m", "benchmarks.trees", "contender", name, "--rows", str(rows)]
+
+
+def compare_slow(peer: str, method: str, rows: int) -> dict[str, Any]:
     """One run each of a method that takes tree_influence minutes."""
-    ours = [sys.executable, "-m", "benchmarks.trees", "contender", method]
-    runs = contend({method: ours, f"tree_influence {method}": [peer, PEER, method]}, 1)
+    runs = contend({method: ours(method, rows), f"tree_influence {method}": [peer, PEER, method, str(rows)]}, 1)
     seconds = medians(runs)
     ratio = seconds[method] / seconds[f"tree_influence {method}"]
-    return {
-        "median_seconds": seconds,
-        "median_cpu": medians(runs, "cpu"),
-        "ratios": {f"{method} / tree_influence": ratio},
-        "runs": runs,
-    }
+    ratios = {f"{method} / tree_influence {method}": ratio}
+    return {"rows": rows, "median_seconds": seconds, "median_cpu": medians(runs, "cpu"), "ratios": ratios, "runs": runs}
 
 
 def table(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -114,51 +115,37 @@ def table(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     return X, np.asarray(codes).astype(int)
 
 
-def claim(folder: Path, refits: int, queries: int = 100) -> dict[str, dict[str, dict[str, float]]]:
-    """Seconds of BoostIn and of leave-one-out, and their agreement, for the models of two libraries."""
-    import catboost
+def claim(folder: Path, name: str, refits: int, queries: int = 100) -> dict[str, float]:
+    """Seconds of BoostIn and of leave-one-out on a data set, and their agreement."""
     import lightgbm
-
-    makes = {
-        "LightGBM": lambda: lightgbm.LGBMClassifier(n_estimators=100, verbose=-1, deterministic=True),
-        "CatBoost": lambda: catboost.CatBoostClassifier(n_estimators=100, verbose=0, allow_writing_files=False),
-    }
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for name in SETS:
-        X, y = table(folder, name)
-        order = np.random.default_rng(0).permutation(len(y))
-        held, rest = order[:queries], order[queries:]
-        found[name] = {
-            library: against_loo(make, (X[rest], y[rest]), (X[held], y[held]), refits)
-            for library, make in makes.items()
-        }
-        print(name, found[name], file=sys.stderr, flush=True)
-    return found
-
-
-def against_loo(make: Any, train: Rows, queries: Rows, refits: int) -> dict[str, float]:
-    """One data set and library."""
     from scipy.stats import spearmanr
 
     import assay
 
-    X, y = train
+    X, y = table(folder, name)
+    order = np.random.default_rng(0).permutation(len(y))
+    held, (X, y) = (X[order[:queries]], y[order[:queries]]), (X[order[queries:]], y[order[queries:]])
+    make = lambda: lightgbm.LGBMClassifier(n_estimators=100, verbose=-1, deterministic=True)  # noqa: E731
     model = make().fit(X, y)
-    start = time.perf_counter()
-    scores = assay.attribute(model, train, queries, "boostin").array
-    boostin = time.perf_counter() - start
+    assay.attribute(model, (X, y), held, "boostin")  # imports are nobody's cost
+    start = time.perf_counter(), time.process_time()
+    scores = assay.attribute(model, (X, y), held, "boostin").array
+    boostin, boostin_cpu = time.perf_counter() - start[0], time.process_time() - start[1]
     rng = np.random.default_rng(1)
     largest = np.argsort(-np.abs(scores).mean(1))[: max(refits, len(y) // 20)]
     rows = np.unique(np.r_[rng.permutation(len(y))[: refits // 2], rng.permutation(largest)[: refits - refits // 2]])
-    before, changed, start = log_loss(model, queries), [], time.perf_counter()
+    before, changed, start = log_loss(model, held), list[np.ndarray](), (time.perf_counter(), time.process_time())
     for row in rows:
-        changed.append(log_loss(make().fit(np.delete(X, row, 0), np.delete(y, row)), queries) - before)
-    one = (time.perf_counter() - start) / len(rows)
+        changed.append(log_loss(make().fit(np.delete(X, row, 0), np.delete(y, row)), held) - before)
+    refit, refit_cpu = (
+        (now - then) / len(rows) for now, then in zip((time.perf_counter(), time.process_time()), start, strict=True)
+    )
     loo = np.stack(changed)
-    each = [spearmanr(scores[rows, q], loo[:, q]).statistic for q in range(loo.shape[1])]
+    each = [spearmanr(scores[rows, q], loo[:, q]).statistic for q in range(queries)]
     return {
-        "rows": len(y), "boostin": boostin, "refits": len(rows), "refit": one, "leave-one-out": one * len(y),
-        "ratio": one * len(y) / boostin, "agreement": float(np.nanmean(each)),
+        "rows": len(y), "refits": len(rows), "boostin": boostin, "leave-one-out": refit * len(y),
+        "ratio": refit * len(y) / boostin, "ratio of processor seconds": refit_cpu * len(y) / boostin_cpu,
+        "agreement": float(np.nanmean(each)),
         "agreement of means": float(spearmanr(scores[rows].mean(1), loo.mean(1)).statistic),
     }  # fmt: skip
 
@@ -172,30 +159,34 @@ def log_loss(model: Any, queries: Rows) -> np.ndarray:
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("part", choices=("time", *SLOW, "noise", "claim", "contender"))
-    arguments.add_argument("name", nargs="?", help=argparse.SUPPRESS)
+    arguments.add_argument(
+        "name", nargs="?", choices=(*SETS, *MADE, *OURS, *CATBOOST), help="data set, for claim and noise"
+    )
     add_data(arguments)
     arguments.add_argument("--peer", help="Python of an environment with tree_influence")
     arguments.add_argument("--repeat", type=int, default=3)
+    arguments.add_argument("--rows", type=int, default=1000, help="for noise, and for leaf-influence and leaf-refit")
     arguments.add_argument("--refits", type=int, default=30)
     args = arguments.parse_args()
     if args.part == "contender":
-        print(json.dumps(contender(args.name)))
+        print(json.dumps(contender(args.name, args.rows)))
         return
-    options, result = "", dict[str, Any]()
+    folder = data_folder(args) / "data" / "tabular" if args.part in ("noise", "claim") else Path()
     if args.part == "time":
         options, result = f"--peer PYTHON --repeat {args.repeat}", compare(args.peer, args.repeat)
     elif args.part in SLOW:
-        options, result = "--peer PYTHON", compare_slow(args.peer, args.part)
+        options, result = f"--peer PYTHON --rows {args.rows}", compare_slow(args.peer, args.part, args.rows)
     elif args.part == "noise":
-        from benchmarks.tree_noise import noise
-
-        options, result = "--data DIR", noise(data_folder(args) / "data" / "tabular")
+        options = "NAME --data DIR --rows ROWS"
+        result = {"auc": {f"{args.name}, {args.rows:,}": noise(folder, args.name, args.rows)}}
     else:
-        options = f"--data DIR --refits {args.refits}"
-        result = {"sets": claim(data_folder(args) / "data" / "tabular", args.refits)}
+        options = f"NAME --data DIR --refits {args.refits}"
+        result = {"sets": {args.name: claim(folder, args.name, args.refits)}}
     path = RESULTS / "trees.json"
-    known = json.loads(path.read_text())["parts"] if path.exists() else {}
-    parts = known | {args.part: {"command": f"python -m benchmarks.trees {args.part} {options}", **result}}
+    parts = json.loads(path.read_text())["parts"] if path.exists() else {}
+    for kind in {"auc", "sets"} & set(result):  # each run has one of them
+        result[kind] = parts.get(args.part, {}).get(kind, {}) | result[kind]
+    parts |= {args.part: {"command": f"python -m benchmarks.trees {args.part} {options}", **result}}
     save("trees", "python -m benchmarks.trees PART", {"parts": parts})
 
 

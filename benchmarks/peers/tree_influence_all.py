@@ -1,4 +1,4 @@
-"""tree_influence on the data of benchmarks/trees.py; run by an environment that has it: PEER script METHOD [ROWS].
+"""tree_influence on the data of benchmarks/trees.py; run by an environment that has it: PEER script METHOD ROWS.
 
 Seen with tree_influence 0.1.7 on Python 3.9, LightGBM 3.3.5, scikit-learn 1.2.2, numpy 1.26. Its TREX alone needs torch,
 which is stood in for where it is absent.
@@ -35,8 +35,7 @@ def main() -> None:
     from tree_influence import explainers
 
     name = sys.argv[1]
-    rows = int(sys.argv[2]) if len(sys.argv) > 2 else 10_000 if name == "boostin" else 1_000
-    X, y = made(rows, 0)
+    X, y = made(int(sys.argv[2]), 0)
     Xq, yq = made(100, 1)
     model = lightgbm.LGBMClassifier(n_estimators=100, verbose=-1).fit(X, y)
     make = {
