@@ -243,7 +243,8 @@ def _tree_time(part: dict[str, Any]) -> str:
         told.append(f"`{ours}` takes {value:.4f} of {theirs}{processor}; aim: at most {aim}.")
     table = _rows(["", "seconds", "processor seconds", "runs", "peak MiB"], rows)
     rows_told = f"{part['rows']:,} rows.\n\n" if "rows" in part else ""
-    return f"{rows_told}{table}\n{' '.join(told)}\n"
+    note = f"\n{part['note']}\n" if "note" in part else ""
+    return f"{rows_told}{table}\n{' '.join(told)}\n{note}"
 
 
 def _tree_noise(part: dict[str, Any]) -> str:
@@ -258,7 +259,7 @@ def _tree_noise(part: dict[str, Any]) -> str:
     }
     told = "; ".join(f"{where} rows: {name} {value:.3f}" for where, (value, name) in best.items())
     return (
-        "ROC AUC of finding 10% flipped labels, CatBoost with 100 trees, mean of three seeds that nothing was chosen on. `bound`: a model of "
+        "ROC AUC of finding 10% flipped labels, CatBoost with 100 trees, mean of three seeds. `bound`: a model of "
         "10,000 other rows with true labels (for what is made, the true probability) ranks the rows; more is not to be expected.\n\n"
         f"{_rows(['', *(f'{where} rows' for where in sets)], rows)}\nBest: {told}. Aim at 1,000 rows: 0.98.\n"
     )
