@@ -148,7 +148,7 @@ def _linear_columns(run: Replay, rounds: list[_Linear], rows: Array) -> Float64[
             sums *= -round_.scale[k]
             np.copyto(dv, sums) if k == 0 else np.add(dv, sums, out=dv)
         dv *= run.eta
-        J += np.take(dv, tree.leaf, 0, out=grown, mode="clip")
+        np.add(J, np.take(dv, tree.leaf, 0, out=grown, mode="clip"), out=J)
         first += tree.size
     return found
 
