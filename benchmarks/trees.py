@@ -1,31 +1,44 @@
 """Attribution in gradient-boosted trees: time, label noise, and BoostIn's claim to replace leave-one-out.
 
-    python -m benchmarks.trees [--data DIR] [--peer PYTHON] [--repeat 3]
+    python -m benchmarks.trees time [--peer PYTHON] [--repeat 3]
+    python -m benchmarks.trees leaf-influence --peer PYTHON         (and leaf-refit)
+    python -m benchmarks.trees noise NAME --data DIR --rows 1000
+    python -m benchmarks.trees claim NAME --data DIR
 
-Timings, on data made here: BoostIn with 100 queries on 10,000 rows; LeafInfluence and LeafRefit of all rows on 1,000 rows;
-100 trees each, against CatBoost's own object importance (AllPoints) on the same model, and against tree_influence where
-`--peer` names the Python of an environment with it. Every contender runs in a process of its own, in turn.
+time: on data made here, BoostIn with 100 queries on 10,000 rows; LeafInfluence and LeafRefit of all rows on 1,000 rows; 100
+LightGBM trees each, against tree_influence where `--peer` names the Python of an environment with it (LeafInfluence and
+LeafRefit take it minutes, and are parts of their own, run once); and LeafInfluence on 100 trees of CatBoost, against
+CatBoost's own object importance (AllPoints) of the same model. Every contender runs in a process of its own, in turn.
 
-With `--data` (a folder with data/tabular/): ROC AUC of finding 10% flipped labels of adult, by the mean score for 1,000
-held-out rows and by self-influence; nothing is tuned. And the time of BoostIn against leave-one-out on adult, phoneme,
-mammography, german and wine: fit and score for 100 queries against one refit, times the rows.
+noise: see benchmarks/tree_noise.py.
+
+claim: on adult, phoneme, mammography, german or wine, BoostIn (fit, and scores for 100 queries) against leave-one-out. The
+refits without a row are done for a sample of rows, and their seconds times the rows are the cost of all. Agreement: for each
+query the Spearman correlation of both over the sampled rows, half of them drawn at random, half among BoostIn's largest.
 """
 
-import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import add_data, contend, data_folder, medians, parser, save, timed
+from benchmarks.common import RESULTS, add_data, contend, data_folder, medians, parser, save, timed
+from benchmarks.tree_noise import noise
 
-CONTENDERS = ("boostin", "leaf-influence", "leaf-refit", "catboost AllPoints")
+SLOW = ("leaf-influence", "leaf-refit")
+OURS = ("boostin", *SLOW)
+CATBOOST = ("leaf-influence, CatBoost", "CatBoost AllPoints")
+MADE = ("made clean", "made overlapping")
+PEER = str(Path(__file__).parent / "peers" / "tree_influence_all.py")
 SETS = {"adult": ("adult-train.csv", None), "phoneme": ("phoneme.csv", None), "mammography": ("mammography.csv", None),
         "german": ("german.csv", None), "wine": ("winequality-red.csv", 5)}  # fmt: skip
-NOISE = ("boostin", "leaf-influence", "leaf-refit", "trex", "tracin-trees", "tree-similarity")
+
+
+Rows = tuple[np.ndarray, np.ndarray]
 
 
 def made(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -35,31 +48,59 @@ def made(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return X, (X[:, 0] + X[:, 1] * X[:, 2] + 0.5 * rng.normal(size=rows) > 0).astype(int)
 
 
-def contender(name: str) -> dict[str, Any]:
-    """One of `CONTENDERS`, on 10,000 rows for BoostIn and 1,000 for the others."""
+def contender(name: str, rows: int) -> dict[str, Any]:
+    """One of `OURS` and `CATBOOST`."""
     import assay
 
-    rows = 10_000 if name == "boostin" else 1_000
     X, y = made(rows)
     Xq, yq = made(100, 1)
-    if name == "boostin":
+    if name in OURS:
         import lightgbm
 
-        model = lightgbm.LGBMClassifier(n_estimators=100, verbose=-1).fit(X, y)
-    else:
-        import catboost
+        model = lightgbm.LGBMClassifier(n_estimators=100, verbose=-1).fit(X.astype(np.float32), y)
+        return measured(lambda: assay.attribute(model, (X.astype(np.float32), y), (Xq.astype(np.float32), yq), name))
+    import catboost
 
-        model = catboost.CatBoostClassifier(n_estimators=100, verbose=0, allow_writing_files=False).fit(X, y)
-    if name == "catboost AllPoints":
-        import catboost
+    model = catboost.CatBoostClassifier(n_estimators=100, verbose=0, allow_writing_files=False).fit(X, y)
+    if name == CATBOOST[0]:
+        return measured(lambda: assay.attribute(model, (X, y), (Xq, yq), "leaf-influence"))
+    train, queries = catboost.Pool(X, y), catboost.Pool(Xq, yq)
+    return measured(
+        lambda: model.get_object_importance(queries, train, type="PerObject", update_method="AllPoints", verbose=False)
+    )
 
-        train, queries = catboost.Pool(X, y), catboost.Pool(Xq, yq)
-        return timed(
-            lambda: model.get_object_importance(
-                queries, train, type="PerObject", update_method="AllPoints", verbose=False
-            )
-        )
-    return timed(lambda: assay.attribute(model, (X, y), (Xq, yq), name))
+
+def measured(action: Callable[[], Any]) -> dict[str, Any]:
+    """Seconds, peak memory, and the processor's seconds, which a busy machine disturbs less."""
+    before = time.process_time()
+    return timed(action) | {"cpu": time.process_time() - before}
+
+
+def compare(peer: str | None, repeat: int) -> dict[str, Any]:
+    """Median seconds and ratios of what takes seconds."""
+    commands = {name: ours(name, 10_000 if name == "boostin" else 1000) for name in OURS + CATBOOST}
+    if peer:
+        commands["tree_influence boostin"] = [peer, PEER, "boostin", "10000"]
+    runs = contend(commands, repeat)
+    seconds = medians(runs)
+    ratios = {" / ".join(CATBOOST): seconds[CATBOOST[0]] / seconds[CATBOOST[1]]}
+    if peer:
+        ratios["boostin / tree_influence boostin"] = seconds["boostin"] / seconds["tree_influence boostin"]
+    return {"median_seconds": seconds, "median_cpu": medians(runs, "cpu"), "ratios": ratios, "runs": runs}
+
+
+def ours(name: str, rows: int) -> list[str]:
+    """The command of a contender."""
+    return [sys.executable, "-m", "benchmarks.trees", "contender", name, "--rows", str(rows)]
+
+
+def compare_slow(peer: str, method: str, rows: int) -> dict[str, Any]:
+    """One run each of a method that takes tree_influence minutes."""
+    runs = contend({method: ours(method, rows), f"tree_influence {method}": [peer, PEER, method, str(rows)]}, 1)
+    seconds = medians(runs)
+    ratio = seconds[method] / seconds[f"tree_influence {method}"]
+    ratios = {f"{method} / tree_influence {method}": ratio}
+    return {"rows": rows, "median_seconds": seconds, "median_cpu": medians(runs, "cpu"), "ratios": ratios, "runs": runs}
 
 
 def table(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -74,91 +115,79 @@ def table(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     return X, np.asarray(codes).astype(int)
 
 
-def label_noise(folder: Path, rows: int, seeds: int = 3) -> dict[str, float]:
-    """Mean AUC over seeds of finding flipped labels on adult: low mean score for held-out rows, and high self-influence.
-
-    Self-influence is the score of a row for itself: a flipped row is one that only it can explain.
-    """
-    import catboost
-    from sklearn.metrics import roc_auc_score
-
-    import assay
-
-    X, y = table(folder, "adult")
-    found: dict[str, list[float]] = {}
-    for seed in range(seeds):
-        rng = np.random.default_rng(seed)
-        order = rng.permutation(len(y))
-        train, held = order[:rows], order[rows : rows + 1000]
-        flipped = rng.random(rows) < 0.1
-        noisy = np.where(flipped, 1 - y[train], y[train])
-        model = catboost.CatBoostClassifier(
-            n_estimators=100, verbose=0, allow_writing_files=False, random_seed=seed).fit(X[train], noisy)  # fmt: skip
-        for name in NOISE:
-            if rows > 2000 and name in ("leaf-influence", "leaf-refit"):
-                continue
-            fitted = assay.methods.find(name).fit(model, assay.read((X[train], noisy)))
-            mean = fitted.score(assay.read((X[held], y[held]))).array.mean(1)
-            own = np.diag(fitted.score(assay.read((X[train], noisy))).array)
-            found.setdefault(f"{name}, mean for held-out rows", []).append(float(roc_auc_score(flipped, -mean)))
-            found.setdefault(f"{name}, self-influence", []).append(float(roc_auc_score(flipped, own)))
-    return {name: float(np.mean(values)) for name, values in found.items()}
-
-
-def claim(folder: Path) -> dict[str, dict[str, float]]:
-    """Seconds of BoostIn, and of leave-one-out as one refit times the rows."""
+def claim(folder: Path, name: str, refits: int, queries: int = 100) -> dict[str, float]:
+    """Seconds of BoostIn and of leave-one-out on a data set, and their agreement."""
     import lightgbm
+    from scipy.stats import spearmanr
 
     import assay
 
-    found = {}
-    for name in SETS:
-        X, y = table(folder, name)
-        order = np.random.default_rng(0).permutation(len(y))[:10_000]
-        X, y = X[order], y[order]
-        make = lambda: lightgbm.LGBMClassifier(n_estimators=100, verbose=-1)  # noqa: E731
-        start = time.perf_counter()
-        model = make().fit(X, y)
-        fit = time.perf_counter() - start
-        start = time.perf_counter()
-        assay.attribute(model, (X, y), (X[:100], y[:100]), "boostin")
-        boostin = time.perf_counter() - start
-        found[name] = {
-            "rows": len(y),
-            "boostin": boostin,
-            "leave-one-out": fit * len(y),
-            "ratio": fit * len(y) / boostin,
-        }
-    return found
+    X, y = table(folder, name)
+    order = np.random.default_rng(0).permutation(len(y))
+    held, (X, y) = (X[order[:queries]], y[order[:queries]]), (X[order[queries:]], y[order[queries:]])
+    make = lambda: lightgbm.LGBMClassifier(n_estimators=100, verbose=-1, deterministic=True, n_jobs=1)  # noqa: E731
+    model = make().fit(X, y)
+    assay.attribute(model, (X, y), held, "boostin")  # imports are nobody's cost
+    start = time.perf_counter(), time.process_time()
+    scores = assay.attribute(model, (X, y), held, "boostin").array
+    boostin, boostin_cpu = time.perf_counter() - start[0], time.process_time() - start[1]
+    rng = np.random.default_rng(1)
+    largest = np.argsort(-np.abs(scores).mean(1))[: max(refits, len(y) // 20)]
+    rows = np.unique(np.r_[rng.permutation(len(y))[: refits // 2], rng.permutation(largest)[: refits - refits // 2]])
+    before, changed, start = log_loss(model, held), list[np.ndarray](), (time.perf_counter(), time.process_time())
+    for row in rows:
+        changed.append(log_loss(make().fit(np.delete(X, row, 0), np.delete(y, row)), held) - before)
+    refit, refit_cpu = (
+        (now - then) / len(rows) for now, then in zip((time.perf_counter(), time.process_time()), start, strict=True)
+    )
+    loo = np.stack(changed)
+    each = [spearmanr(scores[rows, q], loo[:, q]).statistic for q in range(queries)]
+    return {
+        "rows": len(y), "refits": len(rows), "boostin": boostin, "leave-one-out": refit * len(y),
+        "ratio": refit * len(y) / boostin, "ratio of processor seconds": refit_cpu * len(y) / boostin_cpu,
+        "agreement": float(np.nanmean(each)),
+        "agreement of means": float(spearmanr(scores[rows].mean(1), loo.mean(1)).statistic),
+    }  # fmt: skip
+
+
+def log_loss(model: Any, queries: Rows) -> np.ndarray:
+    """Of each query, from the model's probabilities."""
+    X, y = queries
+    return -np.log(np.maximum(model.predict_proba(X)[np.arange(len(y)), y], 1e-15))
 
 
 def main() -> None:
     arguments = parser(__doc__)
+    arguments.add_argument("part", choices=("time", *SLOW, "noise", "claim", "contender"))
+    arguments.add_argument(
+        "name", nargs="?", choices=(*SETS, *MADE, *OURS, *CATBOOST), help="data set, for claim and noise"
+    )
     add_data(arguments)
     arguments.add_argument("--peer", help="Python of an environment with tree_influence")
     arguments.add_argument("--repeat", type=int, default=3)
-    arguments.add_argument("--contender", help=argparse.SUPPRESS)
+    arguments.add_argument("--rows", type=int, default=1000, help="for noise, and for leaf-influence and leaf-refit")
+    arguments.add_argument("--refits", type=int, default=30)
     args = arguments.parse_args()
-    if args.contender:
-        print(json.dumps(contender(args.contender)))
+    if args.part == "contender":
+        print(json.dumps(contender(args.name, args.rows)))
         return
-    commands = {name: [sys.executable, "-m", "benchmarks.trees", "--contender", name] for name in CONTENDERS}
-    if args.peer:
-        script = str(Path(__file__).parent / "peers" / "tree_influence_all.py")
-        commands |= {f"tree_influence {name}": [args.peer, script, name] for name in CONTENDERS[:3]}
-    runs = contend(commands, args.repeat)
-    seconds = medians(runs)
-    ratios = {"leaf-influence / catboost AllPoints": seconds["leaf-influence"] / seconds["catboost AllPoints"]}
-    ratios |= {
-        f"{name} / tree_influence": seconds[name] / seconds[f"tree_influence {name}"]
-        for name in CONTENDERS[:3] if f"tree_influence {name}" in seconds
-    }  # fmt: skip
-    result: dict[str, Any] = {"median_seconds": seconds, "ratios": ratios, "runs": runs}
-    if args.data:
-        folder = data_folder(args) / "data" / "tabular"
-        result["label_noise_auc"] = {str(rows): label_noise(folder, rows) for rows in (1000, 4000)}
-        result["claim"] = claim(folder)
-    save("trees", f"python -m benchmarks.trees --repeat {args.repeat} --data DIR --peer PYTHON", result)
+    folder = data_folder(args) / "data" / "tabular" if args.part in ("noise", "claim") else Path()
+    if args.part == "time":
+        options, result = f"--peer PYTHON --repeat {args.repeat}", compare(args.peer, args.repeat)
+    elif args.part in SLOW:
+        options, result = f"--peer PYTHON --rows {args.rows}", compare_slow(args.peer, args.part, args.rows)
+    elif args.part == "noise":
+        options = "NAME --data DIR --rows ROWS"
+        result = {"auc": {f"{args.name}, {args.rows:,}": noise(folder, args.name, args.rows)}}
+    else:
+        options = f"NAME --data DIR --refits {args.refits}"
+        result = {"sets": {args.name: claim(folder, args.name, args.refits)}}
+    path = RESULTS / "trees.json"
+    parts = json.loads(path.read_text())["parts"] if path.exists() else {}
+    for kind in {"auc", "sets"} & set(result):  # each run has one of them
+        result[kind] = parts.get(args.part, {}).get(kind, {}) | result[kind]
+    parts |= {args.part: {"command": f"python -m benchmarks.trees {args.part} {options}", **result}}
+    save("trees", "python -m benchmarks.trees PART", {"parts": parts})
 
 
 if __name__ == "__main__":

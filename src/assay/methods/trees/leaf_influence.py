@@ -17,15 +17,19 @@ and n numbers for each leaf; single-point O(n T). Assumes fixed splits and a sta
 from released code, which drops the cross terms of the softmax: they are in.
 """
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float64
 
 from assay.errors import MethodError
 from assay.methods.base import option
 from assay.methods.trees.base import BoostedMethod, Scorer, by_leaf, gradients_after, same_leaf
+from assay.methods.trees.ensemble import Read
 from assay.methods.trees.leaves import Replay, Tree
 from assay.methods.trees.losses import Array
 from assay.progress import task
@@ -58,20 +62,38 @@ class LeafInfluence(BoostedMethod):
             features = by_leaf(run, run.read, own)
             return lambda queries: same_leaf(features, by_leaf(run, queries, gradients_after(run, queries)))
         moved = leaf_derivatives(run, self.leaves if self.update == "top-k" else None)
-        return lambda queries: -(by_leaf(run, queries, gradients_after(run, queries)) @ moved).T
+
+        def score(queries: Read) -> Float64[np.ndarray, "n_train n_query"]:
+            g = by_leaf(run, queries, gradients_after(run, queries))
+            return -np.concatenate([(g @ block).T for block in moved])
+
+        return score
 
 
-def leaf_derivatives(run: Replay, top: int | None = None) -> Float64[np.ndarray, "leaves n"]:
-    """Eta dv/dw_i of every leaf of every tree, for all rows i. Raises MethodError if that does not fit in memory."""
+def leaf_derivatives(run: Replay, top: int | None = None) -> list[Float64[np.ndarray, "leaves block"]]:
+    """Eta dv/dw_i of every leaf of every tree, for all rows i in blocks. Raises MethodError if they do not fit in memory."""
     n, size = len(run.read), int(run.read.ensemble.sizes.sum())
     check_memory(n, size, "leaf-influence", "update='single-point'")
-    found = np.empty((size, n))
-    block = max(1, BLOCK // (n * len(run.start)))
-    with task("leaf derivatives", n) as advance:
-        for first in range(0, n, block):
-            rows = np.arange(first, min(n, first + block))
-            found[:, rows] = _columns(run, rows, top)
-            advance(len(rows))
+    width = max(1, BLOCK // (n * len(run.start)))
+    if top is None and len(run.start) == 1:
+        rounds = _linear(run)
+        columns: Callable[[Array], Array] = lambda rows: _linear_columns(run, rounds, rows)  # noqa: E731
+    else:
+        columns = lambda rows: _columns(run, rows, top)  # noqa: E731
+    return in_blocks(columns, n, width, "leaf derivatives")
+
+
+def in_blocks(columns: Callable[[Array], Array], n: int, width: int, label: str) -> list[Array]:
+    """What `columns` gives for each `width` rows of n, in threads: it is numpy and scipy, which run beside each other."""
+    blocks, found = [np.arange(first, min(n, first + width)) for first in range(0, n, width)], list[Array]()
+    pool = ThreadPoolExecutor(torch.get_num_threads())
+    try:
+        with task(label, n) as advance:
+            for part in pool.map(columns, blocks):
+                found.append(part)
+                advance(part.shape[1])
+    finally:
+        pool.shutdown(cancel_futures=True)
     return found
 
 
@@ -84,8 +106,55 @@ def check_memory(n: int, size: int, method: str, other: str) -> None:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Linear:
+    """A round with one output, for all rows i: in step k, S_k^T J sums s (h + v k) J over leaves, `within` the factors alone."""
+
+    tree: Tree
+    S: Any
+    within: Sequence[Float64[np.ndarray, "leaves 1"]]
+    pull: Sequence[Float64[np.ndarray, " n"]]
+    scale: Sequence[Float64[np.ndarray, "leaves 1"]]
+
+
+def _linear(run: Replay) -> list[_Linear]:
+    """The factor of J_j is one number a row there, so that all steps of a round need one product with J."""
+    found = list[_Linear]()
+    for r, f in run.walk(run.read):
+        (tree,), steps = run.trees(r), run.steps[r]
+        slopes, pull = list[Array](), list[Array]()
+        for step in steps:
+            v = step.delta[0][tree.leaf, 0][None]
+            slopes.append(run.read.weight * run.loss.change(f, run.read.y, v, np.ones_like(f))[0])
+            pull.append(run.direct(r, step, f)[0])
+            f = f + v
+        within = [tree.sums(slope[:, None]) for slope in slopes]
+        found.append(_Linear(tree, tree.summing(np.stack(slopes)), within, pull, [step.scale[0] for step in steps]))
+    return found
+
+
+def _linear_columns(run: Replay, rounds: list[_Linear], rows: Array) -> Float64[np.ndarray, "leaves block"]:
+    """The derivatives in the weights of some rows, for one output."""
+    worlds, first = np.arange(len(rows)), 0
+    J, grown = np.zeros((2, len(run.read), len(rows)))
+    found = np.empty((int(run.read.ensemble.sizes.sum()), len(rows)))
+    for round_ in rounds:
+        tree, dv = round_.tree, found[first : first + round_.tree.size]
+        followed = (round_.S @ J).reshape(-1, tree.size, len(rows))
+        for k, sums in enumerate(followed):
+            if k:  # the rows have moved with their leaf in the steps before
+                sums += round_.within[k] * dv
+            sums[tree.leaf[rows], worlds] += round_.pull[k][rows]
+            sums *= -round_.scale[k]
+            np.copyto(dv, sums) if k == 0 else np.add(dv, sums, out=dv)
+        dv *= run.eta
+        np.add(J, np.take(dv, tree.leaf, 0, out=grown, mode="clip"), out=J)
+        first += tree.size
+    return found
+
+
 def _columns(run: Replay, rows: Array, top: int | None) -> Float64[np.ndarray, "leaves block"]:
-    """The derivatives in the weights of some rows."""
+    """The same for several outputs, or with the sums of only some leaves."""
     read, outputs, worlds = run.read, len(run.start), np.arange(len(rows))
     J, found = np.zeros((outputs, len(read), len(rows))), list[Array]()
     grown = np.empty(J.shape[1:])
@@ -109,14 +178,9 @@ def _columns(run: Replay, rows: Array, top: int | None) -> Float64[np.ndarray, "
 
 
 def _followed(run: Replay, f: Array, v: Array, J: Array, trees: list[Tree], top: int | None) -> list[Array]:
-    """Sums over leaves of s (h + v k) J."""
-    read, loss = run.read, run.loss
-    if len(trees) == 1:  # one number a row, so no array of the size of J is made
-        slope = read.weight * loss.change(f, read.y, v, np.ones_like(f))[0]
-        sums = [trees[0].weighted(slope, J[0])]
-    else:
-        change = loss.change(f[:, :, None], read.y, v[:, :, None], J)
-        sums = [tree.weighted(read.weight, change[c]) for c, tree in enumerate(trees)]
+    """Sums over leaves of s (h + v k) J, of the leaves that hold most of |J| if `top` says how many."""
+    change = run.loss.change(f[:, :, None], run.read.y, v[:, :, None], J)
+    sums = [tree.weighted(run.read.weight, change[c]) for c, tree in enumerate(trees)]
     if top is None:
         return sums
     for part, tree, moved in zip(sums, trees, J, strict=True):

@@ -17,10 +17,9 @@ from jaxtyping import Float64
 
 from assay.methods.trees.base import BoostedMethod, Scorer, over_leaves
 from assay.methods.trees.ensemble import Read
-from assay.methods.trees.leaf_influence import check_memory
+from assay.methods.trees.leaf_influence import check_memory, in_blocks
 from assay.methods.trees.leaves import Replay, newton
 from assay.methods.trees.losses import Array
-from assay.progress import task
 
 BLOCK = 2**18
 """Predictions held at once."""
@@ -40,24 +39,23 @@ class LeafRefit(BoostedMethod):
         old = np.concatenate([part for r in range(run.rounds) for part in run.added(r)])
 
         def score(queries: Read) -> Float64[np.ndarray, "n_train n_query"]:
-            new, before = (_predictions(run, queries, part) for part in (values, old[:, None]))
-            return (run.loss.value(new, queries.y) - run.loss.value(before, queries.y)).T
+            before = run.loss.value(_predictions(run, queries, old[:, None]), queries.y)
+            return np.concatenate([
+                (run.loss.value(_predictions(run, queries, part), queries.y) - before).T for part in values
+            ])  # fmt: skip
 
         return score
 
 
-def refitted(run: Replay) -> Float64[np.ndarray, "leaves n"]:
-    """What every leaf of every tree adds in the world without row i, for all i. Raises MethodError for lack of memory."""
+def refitted(run: Replay) -> list[Float64[np.ndarray, "leaves block"]]:
+    """What every leaf of every tree adds in the world without row i, for all i in blocks.
+
+    Raises MethodError for lack of memory.
+    """
     n, size = len(run.read), int(run.read.ensemble.sizes.sum())
     check_memory(n, size, "leaf-refit", "leaf-influence with update='single-point'")
-    found = np.empty((size, n))
-    block = max(1, BLOCK // (n * len(run.start)))
-    with task("leaf values without each row", n) as advance:
-        for first in range(0, n, block):
-            rows = np.arange(first, min(n, first + block))
-            found[:, rows] = _worlds(run, rows)
-            advance(len(rows))
-    return found
+    width = max(1, BLOCK // (n * len(run.start)))
+    return in_blocks(lambda rows: _worlds(run, rows), n, width, "leaf values without each row")
 
 
 def _worlds(run: Replay, dropped: Array) -> Float64[np.ndarray, "leaves worlds"]:

@@ -47,6 +47,15 @@ class Tree:
             return np.bincount(self.leaf, weight * rows[:, 0], self.size)[:, None]
         return sparse.csc_matrix((weight, self.leaf, np.arange(n + 1)), shape=(self.size, n)) @ rows
 
+    def summing(self, weights: Float64[np.ndarray, "k n"]) -> Any:
+        """The sparse matrix [k leaves, n] that sums rows over leaves with several weights."""
+        k, n = weights.shape
+        places = self.leaf[:, None] + self.size * np.arange(k, dtype=np.int32)
+        return sparse.csc_matrix(
+            (np.ascontiguousarray(weights.T).ravel(), places.ravel(), np.arange(0, k * n + 1, k, dtype=np.int32)),
+            shape=(k * self.size, n),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
