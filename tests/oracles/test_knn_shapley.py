@@ -118,6 +118,7 @@ def test_valued_on_itself_nobody_plays_for_itself(monkeypatch: pytest.MonkeyPatc
         others = np.arange(len(X)) != i
         expected[others] += naive(method, "euclidean", X[others], Y[others], X[i], Y[i]) / len(X)
     np.testing.assert_allclose(assay.value(None, (X, Y), method=method).array, expected, atol=1e-12)
+    monkeypatch.setattr(knn_shapley, "SPAN", 41)  # five queries a part
     monkeypatch.setattr(knn_shapley, "BLOCK", 17)  # two queries a block
     np.testing.assert_allclose(assay.value(None, (X, Y), method=method).array, expected, atol=1e-12)
 
@@ -140,6 +141,11 @@ def test_fast_order_is_a_stable_sort(stretch: float, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(order, "CHUNK", 400)
     assert torch.equal(order.nearest_first(distance), expected)
     assert order.nearest_first(distance[:0]).shape == (0, 200)
+
+
+def test_distances_near_the_largest_float_are_sorted_too() -> None:
+    distance = 3e38 * (1 + 0.1 * torch.from_numpy(rng.random((64, 50)).astype(np.float32)))
+    assert torch.equal(order.nearest_first(distance), torch.sort(distance, dim=1, stable=True).indices)
 
 
 def test_the_same_bits_on_several_cores(monkeypatch: pytest.MonkeyPatch) -> None:
