@@ -1,10 +1,10 @@
 """All benchmarks, and the table in docs/benchmarks.md made of their results.
 
-    python -m benchmarks [--data DIR] [--peer PYTHON] [--kronfluence PYTHON] [--table]
+    python -m benchmarks [--data DIR] [--peer PYTHON] [--kronfluence PYTHON] [--pydvl PYTHON] [--table]
 
 Without `--data` (or $ASSAY_DATA) only the benchmarks that make their own data run; without `--peer` (or $ASSAY_PEER, the
-Python of an environment with bergson, traker, dattri and captum) and `--kronfluence` (likewise) the peers are left out
-and the result says so. `--table` only writes the table.
+Python of an environment with bergson, traker, dattri and captum), `--kronfluence` and `--pydvl` (likewise; the latter with
+cleanlab) the peers are left out and the result says so. `--table` only writes the table.
 """
 
 import json
@@ -22,10 +22,12 @@ def main() -> None:
     add_data(arguments)
     arguments.add_argument("--peer", default=os.environ.get("ASSAY_PEER"))
     arguments.add_argument("--kronfluence", default=os.environ.get("ASSAY_KRONFLUENCE"))
+    arguments.add_argument("--pydvl", default=os.environ.get("ASSAY_PYDVL"))
     arguments.add_argument("--table", action="store_true")
     args = arguments.parse_args()
     if not args.table:
-        jobs = [["benchmarks.scan"]]
+        pydvl = ["--pydvl", args.pydvl] if args.pydvl else []
+        jobs = [["benchmarks.scan"], ["benchmarks.neighbors", *pydvl], ["benchmarks.valuation", "iris", *pydvl]]
         if args.data:
             data = ["--data", str(args.data)]
             peer = lambda flag: [flag, args.peer] if args.peer else []  # noqa: E731
@@ -38,9 +40,11 @@ def main() -> None:
                 ["benchmarks.ekfac", *data, *(["--kronfluence", *kronfluence] if kronfluence else [])],
                 ["benchmarks.replay", *data],
                 ["benchmarks.fidelity", *data, "--peers", *peers],
+                ["benchmarks.valuation", "adult", *data],
+                ["benchmarks.speech", *data],
             ]
         else:
-            print("No --data: the benchmarks on stories15m and MNIST are left out.", file=sys.stderr)
+            print("No --data: the benchmarks on real models and data are left out.", file=sys.stderr)
         jobs.append(["benchmarks.trees", *(["--data", str(args.data)] if args.data else [])])
         for job in jobs:
             subprocess.run([sys.executable, "-m", *job], check=True)

@@ -10,7 +10,9 @@ other half, which no value has seen. Writes `benchmarks/results/speech.json`.
 """
 
 import importlib.util
+import json
 import statistics
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -94,7 +96,10 @@ def main() -> None:
     train, valid = speech.read(folder / "fsdd" if (folder / "fsdd").is_dir() else folder / "data" / "fsdd")
     result: dict[str, Any] = {}
     for how in ("noise", "transcript"):
-        runs = [once(speech, train, valid, how, args, seed) for seed in range(args.seeds)]
+        runs = []
+        for seed in range(args.seeds):
+            runs.append(once(speech, train, valid, how, args, seed))
+            print(how, seed, json.dumps({**runs[-1]["auc"], **runs[-1]["removal"]}), file=sys.stderr, flush=True)
         auc = {name: statistics.fmean(run["auc"][name] for run in runs) for name in ("sum", "mean", "alignment")}
         removal = {
             share: {
@@ -105,6 +110,7 @@ def main() -> None:
         rate = statistics.fmean(run["word_error_rate"] for run in runs)
         result[how] = {"auc": auc, "word_error_rate": rate, "removal": removal, "runs": runs}
     command = f"python -m benchmarks.speech --data DIR --epochs {args.epochs} --share {args.share} --seeds {args.seeds}"
+    command += f" --removed {' '.join(map(str, args.removed))}"
     save("speech", command, result)
 
 

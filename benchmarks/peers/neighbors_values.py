@@ -31,7 +31,7 @@ def cleanlab(data, k: int) -> np.ndarray:
     from cleanlab.data_valuation import data_shapley_knn
 
     started = time.perf_counter()
-    values = data_shapley_knn(data["y"], features=data["x"], metric="euclidean", k=k)
+    values = data_shapley_knn(data["y"], features=data["x"], metric=str(data["metric"]), k=k)
     return time.perf_counter() - started, values
 
 

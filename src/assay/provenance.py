@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -53,7 +54,7 @@ class Provenance:
     coverage: float | None = None
     seconds: float = 0.0
     peak_memory: int = 0
-    versions: Mapping[str, str] = field(default_factory=lambda: package_versions())
+    versions: Mapping[str, str] = field(default_factory=lambda: dict(package_versions()))
     notes: tuple[str, ...] = ()
     origin: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -65,7 +66,8 @@ class Provenance:
         return {entry.name: jsonable(getattr(self, entry.name)) for entry in fields(self)}
 
 
-def package_versions() -> dict[str, str]:
+@cache
+def package_versions() -> Mapping[str, str]:
     """Versions of Python and of those of our packages that are installed."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in PACKAGES:

@@ -1,5 +1,7 @@
 """Arrays and torch datasets: rows, labels, what is refused."""
 
+import hashlib
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from assay.errors import DataError
 from assay.examples import read
+from assay.examples.arrays import content_bytes
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 Y = np.array([0, 2, 1, 2])
@@ -53,6 +56,16 @@ def test_rows_and_labels(name):
 @pytest.mark.parametrize("name", ["torch", "big-endian", "pandas", "TensorDataset", "dicts"])
 def test_the_fingerprint_depends_on_content_and_not_on_the_library(name):
     assert read(SOURCES[name]()).fingerprint() == read((X, Y)).fingerprint()
+
+
+def test_the_fingerprint_is_that_of_the_examples_one_by_one():
+    rows = read((X, Y))
+    digest = hashlib.sha256(b"arrays")
+    for example in rows:
+        for part in (example.id.encode(), *content_bytes(example.data["x"]), *content_bytes(example.data["y"])):
+            digest.update(len(part).to_bytes(8, "little") + part)
+    assert rows.fingerprint() == digest.hexdigest()
+    assert rows[1:].fingerprint() == read((X, Y)).select(range(1, len(X))).fingerprint() != rows.fingerprint()
 
 
 def test_the_fingerprint_sees_values_types_shapes_and_targets():

@@ -12,7 +12,7 @@ import torch
 
 import assay
 from assay.methods import KNNShapley
-from assay.methods.neighbors import knn_shapley
+from assay.methods.neighbors import knn_shapley, order
 from assay.methods.neighbors.utilities import SOLVERS, Near
 from assay.methods.neighbors.utilities.weighted import votes
 
@@ -93,10 +93,10 @@ def naive(method: KNNShapley, metric: str, X: np.ndarray, y: Any, x: np.ndarray,
     """One query's values in the order of the training data, by sorting and enumeration."""
     cosine = 1 - X @ x / np.linalg.norm(X, axis=1) / np.linalg.norm(x)
     distance = cosine if metric == "cosine" else np.square(X - x).sum(1)
-    order = np.argsort(distance, kind="stable")
-    soft = lambda s: np.mean(y[order][list(s[: method.k])] == label) if s else 1 / len(set(Y.tolist()))  # noqa: E731
+    nearest = np.argsort(distance, kind="stable")
+    soft = lambda s: np.mean(y[nearest][list(s[: method.k])] == label) if s else 1 / len(set(Y.tolist()))  # noqa: E731
     found = np.zeros(len(X))
-    found[order] = brute_force(len(X), soft)
+    found[nearest] = brute_force(len(X), soft)
     return found
 
 
@@ -118,6 +118,7 @@ def test_valued_on_itself_nobody_plays_for_itself(monkeypatch: pytest.MonkeyPatc
         others = np.arange(len(X)) != i
         expected[others] += naive(method, "euclidean", X[others], Y[others], X[i], Y[i]) / len(X)
     np.testing.assert_allclose(assay.value(None, (X, Y), method=method).array, expected, atol=1e-12)
+    monkeypatch.setattr(knn_shapley, "SPAN", 41)  # five queries a part
     monkeypatch.setattr(knn_shapley, "BLOCK", 17)  # two queries a block
     np.testing.assert_allclose(assay.value(None, (X, Y), method=method).array, expected, atol=1e-12)
 
@@ -125,13 +126,39 @@ def test_valued_on_itself_nobody_plays_for_itself(monkeypatch: pytest.MonkeyPatc
 def test_equal_distances_in_the_order_of_the_data() -> None:
     x, y = np.zeros((4, 2)), np.array([1, 0, 1, 0])
     values = assay.value(None, (x, y), (x[:1], y[:1]), KNNShapley(k=1, utility="classic", scale=False))
-    order = [1.0, 0.0, 1.0, 0.0]
-    expected = brute_force(4, lambda s: order[s[0]] if s else 0.0)
+    same = [1.0, 0.0, 1.0, 0.0]
+    expected = brute_force(4, lambda s: same[s[0]] if s else 0.0)
     np.testing.assert_allclose(values.array, expected, atol=1e-15)
 
 
-def test_fast_order_is_a_stable_sort() -> None:
-    from assay.methods.neighbors.order import nearest_first
-
+@pytest.mark.parametrize("stretch", [1.0, 1e20])
+def test_fast_order_is_a_stable_sort(stretch: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also over a range of floats that does not fit into 32 bits with the row, and in chunks."""
     distance = torch.from_numpy(rng.integers(0, 30, (7, 200)).astype(np.float32)) / 7
-    assert torch.equal(nearest_first(distance), torch.sort(distance, dim=1, stable=True).indices)
+    distance[3] *= stretch
+    expected = torch.sort(distance, dim=1, stable=True).indices
+    assert torch.equal(order.nearest_first(distance), expected)
+    monkeypatch.setattr(order, "CHUNK", 400)
+    assert torch.equal(order.nearest_first(distance), expected)
+    assert order.nearest_first(distance[:0]).shape == (0, 200)
+
+
+def test_distances_near_the_largest_float_are_sorted_too() -> None:
+    distance = 3e38 * (1 + 0.1 * torch.from_numpy(rng.random((64, 50)).astype(np.float32)))
+    assert torch.equal(order.nearest_first(distance), torch.sort(distance, dim=1, stable=True).indices)
+
+
+def test_the_same_bits_on_several_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn_shapley, "SPAN", 16)
+    alone = assay.value(None, (X, Y), method=KNNShapley(k=3))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        together = assay.value(None, (X, Y), method=KNNShapley(k=3))
+        assert torch.get_num_threads() == 3
+        with pytest.raises(ZeroDivisionError):
+            list(order.on_all_cores(lambda k: 1 // k, range(3, -1, -1), torch.device("cpu")))
+        assert list(order.on_all_cores(lambda k: k * k, range(9), torch.device("cpu"))) == [k * k for k in range(9)]
+    finally:
+        torch.set_num_threads(threads)
+    assert np.array_equal(alone.array, together.array)

@@ -66,6 +66,20 @@ def test_values_of_data_with_a_wrong_label_and_twins() -> None:
     np.testing.assert_allclose(moved, values.array[order], atol=1e-4)  # costs are float32 distances
 
 
+def test_values_are_the_calibrated_dual_of_the_costs_as_written_down() -> None:
+    """The way from training class a to validation class b is not the way from b to a."""
+    x, xv = rng.normal(size=(7, 2)), rng.normal(size=(5, 2)) + [2.0, 0.0]
+    y, yv = np.array([0, 1, 0, 1, 1, 0, 1]), np.array([0, 1, 1, 0, 1])
+    cost = np.square(x[:, None] - xv[None]).sum(2)
+    apart = class_distances(cost, y, yv, 2)
+    assert apart[0, 1] != pytest.approx(apart[1, 0], rel=0.05)
+    whole = np.array([[cost[i, j] + 0.5 * apart[y[i], yv[j]] for j in range(5)] for i in range(7)])
+    u, _ = dual(whole, 0.1 * whole.mean())
+    expected = [-(u[i] - np.delete(u, i).mean()) for i in range(7)]
+    found = assay.value(None, (x, y), (xv, yv), LAVA(labels=0.5, scale=False)).array
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_distances_of_classes() -> None:
     x, xv = np.array([0.0, 1.0, 5.0]), np.array([2.0, 3.0])
     cost = (x[:, None] - xv[None, :]) ** 2

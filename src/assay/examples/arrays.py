@@ -6,6 +6,7 @@ model's). A label is `y` where it names a class: an integer or a string. NaN and
 
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,6 +69,13 @@ class PairRows(Rows):
         """Type, shape and bytes of x and y, which the label follows from."""
         for value in (example.data["x"], example.data["y"]):
             yield from content_bytes(value)
+
+    def parts(self, positions: Iterable[int] | None) -> Iterator[tuple[bytes, ...]]:
+        """As they lie, without a tensor for each row."""
+        for position in range(self._count) if positions is None else positions:
+            x, y = self._pair(position)
+            id = f"{self._name}:{position + 1}".encode()
+            yield (id, *content_bytes(np.asarray(x) if not _is_tensor(x) else x), *content_bytes(as_scalar(y)))
 
 
 def read_arrays(X: Any, y: Any, *, name: str, given: str, limit: int | None) -> PairRows:
@@ -220,8 +228,17 @@ def _is_tensor(value: Any) -> bool:
     return hasattr(value, "detach") and hasattr(value, "isfinite")
 
 
+@cache
+def _name_of(dtype: np.dtype[Any]) -> str:
+    return str(dtype)
+
+
 def content_bytes(value: Any) -> Iterable[bytes]:
     """dtype, shape and content, the same for numpy and torch, wherever it lies."""
+    if isinstance(value, np.ndarray):
+        yield f"{_name_of(value.dtype)} {value.shape}".encode()
+        yield value.tobytes()
+        return
     if not _is_tensor(value):
         yield repr(value).encode()
         return

@@ -95,6 +95,11 @@ class Rows(ABC):
     def content(self, example: Example) -> Iterable[bytes]:
         """The parts of the example that the fingerprint covers, apart from its id."""
 
+    def parts(self, positions: Iterable[int] | None) -> Iterator[tuple[bytes, ...]]:
+        """What the fingerprint covers of each of these rows, or of all: the id and `content`."""
+        found = self.stream() if positions is None else map(self.example, positions)
+        return ((example.id.encode(), *self.content(example)) for example in found)
+
     def matrix(self) -> Matrix:
         """All rows at once. Raises DataError where they are no arrays."""
         raise DataError(
@@ -215,8 +220,8 @@ class Examples(Sequence[Example]):
         """
         if self._fingerprint is None:
             digest = hashlib.sha256(self.kind.encode())
-            for example in self:
-                for part in (example.id.encode(), *self._rows.content(example)):
+            for parts in self._rows.parts(None if self._order is None else self._order.tolist()):
+                for part in parts:
                     # The length first, so that ("ab", "c") differs from ("a", "bc").
                     digest.update(len(part).to_bytes(8, "little") + part)
             self._fingerprint = digest.hexdigest()

@@ -16,6 +16,7 @@ from sklearn.tree import DecisionTreeClassifier
 from tests.methods.retrain import games
 
 import assay
+from assay import progress
 from assay.errors import DataError, InputError, MethodError
 from assay.methods import Banzhaf, LeaveOneOut, Shapley
 from assay.methods.retrain.cache import HEADER, RECORD, Cache, key_of
@@ -278,6 +279,23 @@ def test_a_run_stops_where_its_rule_says() -> None:
     assert loose.stderr.max() <= 0.05 * np.abs(loose.array).max()
     assert 16 <= games.number_of(loose.provenance.notes[0], "updates") < 300
     assert loose.provenance.parameters["stop"] == "stderr:0.05 | updates:300"
+
+
+def test_a_run_says_what_is_ahead_and_how_to_be_able_to_go_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    told: list[str] = []
+    for method in (
+        Shapley(stop="stderr:0.05 | updates:5", exact=0, sampler="permutation"),
+        Shapley(stop="stderr:0.05 & updates:1n | seconds:0.001", exact=0, cache=str(tmp_path)),
+        Banzhaf(stop="updates:2n", exact=0),
+    ):
+        utility, _ = games.additive(8, noise=0.5)
+        with progress.shown():
+            games.run(utility, method)
+        told.append(" ".join(capsys.readouterr().err.split()))
+    assert "8 players; stops at stderr:0.05 | updates:5; an update is up to 9 fits, 45 at most. With a cache" in told[0]
+    assert "an update is up to 18 fits." in told[1]
+    assert "cache" not in told[1]
+    assert "an update is one fit, 16 at most." in told[2]
 
 
 # -- confidence, groups, seeds -----------------------------------------------------------------------------------------

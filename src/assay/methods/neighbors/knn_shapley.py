@@ -14,7 +14,7 @@ distances (float32) the earlier row is nearer. Representations that a model lear
 label that was memorised looks right.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -26,7 +26,7 @@ from torch import Tensor
 from assay.errors import DataError, MethodError
 from assay.examples import Examples
 from assay.methods.base import Fitted, Method, ValueMethod, option
-from assay.methods.neighbors.order import nearest_first
+from assay.methods.neighbors.order import nearest_first, on_all_cores
 from assay.methods.neighbors.space import Labels, Metric, Space
 from assay.methods.neighbors.utilities import SOLVERS, Near
 from assay.methods.streamed import Streamed
@@ -35,8 +35,10 @@ from assay.progress import task
 from assay.provenance import Provenance, measured
 from assay.values import Values
 
-BLOCK = 2**18
-"""Pairs of query and training example looked at together."""
+SPAN, BLOCK = 2**20, 2**17
+"""Pairs of query and training example whose distances are taken together by each core, and that are sorted and solved together."""
+ON_GPU = 64
+"""Times as many of both on a GPU."""
 SAMPLE = 256
 """Training examples from which the usual distance to a neighbour is taken."""
 
@@ -83,9 +85,7 @@ class KNNShapley(Method, ValueMethod):
         """
         with measured() as cost:
             proxy = Proxy(self, model, train)
-            total = np.zeros(len(train))
-            for block in proxy.blocks(on):
-                total += block.sum(0).cpu().numpy()
+            total = proxy.total(on)
         named = {} if proxy.space.model is None else {"model": proxy.space.model.name}
         provenance = Provenance(
             method=self.name,
@@ -134,40 +134,60 @@ class Proxy:
 
     def scores(self, queries: Examples) -> Float32[np.ndarray, "n_train n_query"]:
         """Of some queries."""
-        return np.concatenate([block.float().cpu().numpy() for block in self.blocks(queries)]).T
+        return np.concatenate([block.cpu().numpy() for block in self._folded(queries, torch.Tensor.float)]).T
 
-    def blocks(self, queries: Examples | None) -> Iterator[Float64[Tensor, "q n"]]:
-        """Shapley values of all training examples for block after block of queries; None: for one another."""
-        n = len(self._train)
+    def total(self, queries: Examples | None) -> Float64[np.ndarray, " n"]:
+        """Sum over the queries; None: over the training examples, each valued by all others."""
+        found = np.zeros(len(self._train))
+        for block in self._folded(queries, lambda values: values.sum(0, keepdim=True)):
+            found += block.sum(0).cpu().numpy()
+        return found
+
+    def _folded(self, queries: Examples | None, fold: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+        """What `fold` makes of the values [q, n] for block after block of queries, in their order."""
         rows = self.space.rows if queries is None else self.space.place(queries)
         labels = self._labels.values if queries is None else self._labels.of(queries)
         target = torch.from_numpy(labels).to(self.space.device)
-        size = max(1, BLOCK // n)
+        span, block = (
+            max(1, pairs * (1 if rows.device.type == "cpu" else ON_GPU) // len(self._train)) for pairs in (SPAN, BLOCK)
+        )
+
+        def work(part: slice) -> Tensor:
+            distance = self.space.distances(rows[part])
+            own = torch.arange(part.start, part.start + len(distance)) if queries is None else None
+            pieces = (slice(start, start + block) for start in range(0, len(distance), block))
+            return torch.cat([
+                fold(self._solved(distance[piece], target[part][piece], None if own is None else own[piece]))
+                for piece in pieces
+            ])  # fmt: skip
+
+        parts = [slice(start, start + span) for start in range(0, len(rows), span)]
         with task("valuing by neighbours", len(rows)) as advance:
-            for start in range(0, len(rows), size):
-                part = slice(start, start + size)
-                own = None if queries is not None else torch.arange(start, min(start + size, n))
-                yield self._solved(self.space.distances(rows[part]), target[part], own)
+            for part, found in zip(parts, on_all_cores(work, parts, rows.device), strict=True):
+                yield found
                 advance(len(rows[part]))
 
     def _solved(self, distance: Tensor, target: Tensor, own: Tensor | None) -> Float64[Tensor, "q n"]:
-        """Sorted, solved, and back in the order of the training data; `own`: who does not play, for each query."""
-        if own is not None:
-            distance[torch.arange(len(own)), own] = torch.inf  # last, and then left out
+        """Sorted, solved, and back in the order of the training data; `own`: who asks, and so does not play."""
+        gain = self._gain.expand(distance.shape)
+        if not self._labels.regression:
+            gain = gain == target[:, None]
         if self._utility == "threshold":
-            return SOLVERS["threshold"](self._near(self._gain[None, :], distance, target), self._k)
+            if own is not None:
+                distance[torch.arange(len(own)), own] = torch.inf
+            return SOLVERS["threshold"](self._near(gain, distance, target), self._k)
+        if own is not None:  # last, and then left out; not infinite, as sorting is faster in a small range
+            beyond = torch.nextafter(distance.max(), distance.new_tensor(torch.inf))
+            distance[torch.arange(len(own)), own] = beyond
         order = nearest_first(distance)
-        if own is not None:
-            order = order[:, :-1]
+        order = order if own is None else order[:, :-1]
         sorted_distance = distance.gather(1, order) if self._utility == "weighted" else None
-        values = SOLVERS[self._utility](self._near(self._gain[order], sorted_distance, target), self._k)
+        values = SOLVERS[self._utility](self._near(gain.gather(1, order), sorted_distance, target), self._k)
         return torch.zeros(distance.shape, dtype=torch.float64, device=distance.device).scatter_(1, order, values)
 
     def _near(self, gain: Tensor, distance: Tensor | None, target: Tensor) -> Near:
-        if not self._labels.regression:
-            gain = gain == target[:, None]
         radius = torch.inf if self._radius is None else self._radius
-        return Near(gain.double(), distance, target.double(), self._labels.classes, radius)
+        return Near(gain, distance, target.double(), self._labels.classes, radius)
 
     def _usual_distance(self) -> float:
         """Median over some training examples of the distance to their k-th neighbour."""

@@ -35,6 +35,7 @@ class Space:
         rows = self._encode(raw)
         self._mean = rows.mean(0) if self.metric == "euclidean" else np.zeros(rows.shape[1])
         self.rows: Float32[Tensor, "n d"] = self._placed(rows, train.origin)
+        self._lengths = self.rows.square().sum(1)
 
     def place(self, examples: Examples) -> Float32[Tensor, "q d"]:
         """Rows of other examples. Raises DataError if they have other columns."""
@@ -51,9 +52,8 @@ class Space:
         """Squared Euclidean distance of each row to each training row, or 1 - cosine; float32, at least 0."""
         product = rows @ self.rows.T
         if self.metric == "cosine":
-            return (1 - product).clamp_(min=0.0).abs_()
-        lengths = [part.square().sum(1) for part in (rows, self.rows)]
-        return product.mul_(-2).add_(lengths[0][:, None]).add_(lengths[1][None, :]).clamp_(min=0.0).abs_()
+            return product.neg_().add_(1).clamp_(min=0.0).abs_()
+        return product.mul_(-2).add_(rows.square().sum(1)[:, None]).add_(self._lengths).clamp_(min=0.0).abs_()
 
     def _raw(self, examples: Examples) -> Any:
         return examples.matrix().X if self.model is None else ByModel(self.model)(examples)

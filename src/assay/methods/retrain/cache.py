@@ -35,6 +35,11 @@ class Cache:
             path = Path(directory) / f"{fingerprint[:40]}.utilities"
             self._open(path, MAGIC.ljust(HEADER - 32, b"\0") + hashlib.sha256(fingerprint.encode()).digest())
 
+    @property
+    def lasting(self) -> bool:
+        """Whether it outlasts the process."""
+        return self._file is not None
+
     def __len__(self) -> int:
         return len(self._known)
 

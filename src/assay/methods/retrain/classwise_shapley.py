@@ -102,3 +102,6 @@ class _Among(Stop):
         some: Any = {name: getattr(state, name)[self.members] for name in ("values", "stderr", "counts")}
         history = [(updates, values[self.members]) for updates, values in state.history]
         return self.rule(replace(state, **some, history=history))
+
+    def most(self, players: int) -> float:
+        return self.rule.most(len(self.members))

@@ -1,5 +1,6 @@
 """From utilities to values: what is averaged over samples, and the loop that samples until a rule stops it."""
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Float64, Int64
 from assay.methods.retrain.pool import Runner
 from assay.methods.retrain.samplers import Flips, Sampler, Subsets, Unit, Walk
 from assay.methods.retrain.stopping import State, Stop
-from assay.progress import task
+from assay.progress import say, task
 
 SNAPSHOTS = 64
 
@@ -182,16 +183,20 @@ def sample(
     start, updates = time.perf_counter(), 0
     history: list[tuple[int, Float64[np.ndarray, " n"]]] = []
     seen: list[tuple[Unit, ...]] = []
+    most = stop.most(runner.game.players)
 
     def remembered() -> Iterator[tuple[Unit, ...]]:
         for units in draws:
+            if not seen and not updates:
+                say(_announced(units, runner, stop, most))
             seen.append(units)
             yield units
 
-    with task(label, None) as advance:
+    with task(f"{label}, updates", None if math.isinf(most) else most) as advance:
         for utilities in runner.run(remembered()):
-            updates += estimator.add(seen.pop(0), utilities)
-            advance(sum(len(found) for found in utilities))
+            new = estimator.add(seen.pop(0), utilities)
+            updates += new
+            advance(new)
             seconds = time.perf_counter() - start
             values = estimator.values
             if stop(State(values, estimator.stderr, estimator.counts, updates, seconds, history)):
@@ -199,6 +204,15 @@ def sample(
             if not history or updates >= 1.05 * history[-1][0]:
                 history = [*history[-SNAPSHOTS:], (updates, values)]
     return updates, time.perf_counter() - start
+
+
+def _announced(units: tuple[Unit, ...], runner: Runner, stop: Stop, most: float) -> str:
+    """What is ahead, and how to go on after an interruption."""
+    size = sum(1 if isinstance(unit, Subsets) else len(unit) for unit in units)
+    each = "one fit" if size == 1 else f"up to {size:,} fits"
+    told = f"{runner.game.players:,} players; stops at {stop}; an update is {each}"
+    told += "." if math.isinf(most) else f", {most * size:,.0f} at most."
+    return told if runner.cache.lasting else f"{told} With a cache (cache=, --cache) an interrupted run can go on."
 
 
 def forever(sampler: Sampler, n: int, seed: int) -> Iterator[tuple[Unit, ...]]:

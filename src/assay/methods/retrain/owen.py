@@ -52,7 +52,7 @@ class OwenShapley(Retraining):
             half = self.nodes // 2
             estimator = _Integral(n, weights[:half])
             draws = _sets(n, nodes[:half], self.seed)
-            updates, seconds = sample(runner, draws, estimator, parse_stop(self.stop), "owen: utilities")
+            updates, seconds = sample(runner, draws, estimator, parse_stop(self.stop), "owen")
             told = f"sampled: {updates:,} pairs of sets at {self.nodes} points in {seconds:.1f} s (stop: {self.stop})."
             return finished(estimator, (told, ends(everybody, empty, estimator.values)))
 

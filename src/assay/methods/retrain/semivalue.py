@@ -79,7 +79,7 @@ class Semivalue(Retraining):
         most = horizon(weights)
         truncation = Truncation(everybody, self.tolerance * abs(everybody - empty)) if self.tolerance else None
         draws = map(partial(_shortened, truncation=truncation, most=most), forever(sampler, n, self.seed))
-        updates, seconds = sample(runner, draws, estimator, parse_stop(self.stop), f"{self.name}: utilities")
+        updates, seconds = sample(runner, draws, estimator, parse_stop(self.stop), self.name)
         notes = [f"sampled: {updates:,} updates by {self.sampler} in {seconds:.1f} s (stop: {parse_stop(self.stop)})."]
         if estimator.truncated:
             notes.append(

@@ -4,6 +4,7 @@
 `updates:500`, or `updates:10n` for ten an example.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,10 @@ class Stop(ABC):
     def __call__(self, state: State) -> bool:
         """Whether to stop now."""
 
+    def most(self, players: int) -> float:
+        """Updates after which it stops in any case; infinite where that is not known."""
+        return math.inf
+
     def __or__(self, other: "Stop") -> "Stop":
         return AnyOf((self, other))
 
@@ -56,6 +61,9 @@ class AnyOf(Stop):
     def __call__(self, state: State) -> bool:
         return any(rule(state) for rule in self.rules)
 
+    def most(self, players: int) -> float:
+        return min(rule.most(players) for rule in self.rules)
+
     def __str__(self) -> str:
         return " | ".join(map(str, self.rules))
 
@@ -68,6 +76,9 @@ class AllOf(Stop):
 
     def __call__(self, state: State) -> bool:
         return all(rule(state) for rule in self.rules)
+
+    def most(self, players: int) -> float:
+        return max(rule.most(players) for rule in self.rules)
 
     def __str__(self) -> str:
         return " & ".join(map(str, self.rules))
@@ -146,7 +157,10 @@ class Updates(Stop):
     each: bool = False
 
     def __call__(self, state: State) -> bool:
-        return state.updates >= self.updates * (len(state.values) if self.each else 1)
+        return state.updates >= self.most(len(state.values))
+
+    def most(self, players: int) -> float:
+        return self.updates * (players if self.each else 1)
 
     def __str__(self) -> str:
         return f"updates:{self.updates:g}{'n' if self.each else ''}"

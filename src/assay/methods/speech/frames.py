@@ -24,7 +24,7 @@ from torch import Tensor
 from assay.errors import DataError, MethodError
 from assay.examples import Examples
 from assay.methods.base import ValueMethod, option
-from assay.methods.neighbors.order import nearest_first
+from assay.methods.neighbors.order import nearest_first, on_all_cores
 from assay.methods.neighbors.utilities.base import Near
 from assay.methods.neighbors.utilities.soft import soft
 from assay.methods.speech.alignment import align
@@ -36,7 +36,7 @@ from assay.tasks.ctc import BLANK, CTC
 from assay.values import Values
 
 BATCH = 16
-PAIRS = 2**20
+PAIRS = 2**17
 CLOSE = 0.05
 """Frame accuracies that lie further apart are told as a warning."""
 
@@ -176,17 +176,22 @@ def frame_values(
     """Mean over the validation frames of each training frame's value, and the proxy's accuracy on them."""
     label, target = torch.from_numpy(symbols), torch.from_numpy(goal)
     classes = len(np.unique(symbols))
-    total, right = torch.zeros(len(mine), dtype=torch.float64), 0
+
+    def work(part: slice) -> tuple[Float64[Tensor, " f"], int]:
+        order = nearest_first((1 - theirs[part] @ mine.T).clamp_(min=0.0).abs_())
+        found = label[order]
+        values = soft(Near(found == target[part, None], None, target[part].double(), classes), k)
+        back = torch.zeros_like(values).scatter_(1, order, values).sum(0)
+        return back, int((found[:, :k].mode(dim=1).values == target[part]).sum())
+
     size = max(1, PAIRS // len(mine))
+    parts = [slice(start, start + size) for start in range(0, len(theirs), size)]
+    total, right = torch.zeros(len(mine), dtype=torch.float64), 0
     with task("valuing frames", len(theirs)) as advance:
-        for start in range(0, len(theirs), size):
-            part = slice(start, start + size)
-            order = nearest_first((1 - theirs[part] @ mine.T).clamp_(min=0.0).abs_())
-            found = label[order]
-            values = soft(Near((found == target[part, None]).double(), None, target[part].double(), classes), k)
-            total += torch.zeros_like(values).scatter_(1, order, values).sum(0)
-            right += int((found[:, :k].mode(dim=1).values == target[part]).sum())
-            advance(len(found))
+        for part, (values, hits) in zip(parts, on_all_cores(work, parts, mine.device), strict=True):
+            total += values
+            right += hits
+            advance(len(target[part]))
     return (total / len(theirs)).numpy(), right / len(theirs)
 
 

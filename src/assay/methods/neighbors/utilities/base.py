@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 
@@ -12,11 +12,11 @@ from torch import Tensor
 class Near:
     """For each of q queries the n training examples, nearest first.
 
-    `gain`: 1 where the label is the query's and 0 elsewhere; of a regression the target. `target`: of the queries, for a
+    `gain`: whether the label is the query's; of a regression the target. `target`: of the queries, for a
     regression. `distance` is there for utilities that look at it; `radius`: what counts as near, for a threshold.
     """
 
-    gain: Float64[Tensor, "q n"]
+    gain: Float64[Tensor, "q n"] | Bool[Tensor, "q n"]
     distance: Float[Tensor, "q n"] | None
     target: Float64[Tensor, " q"]
     classes: int
@@ -36,6 +36,19 @@ def from_steps(step: Float64[Tensor, "q steps"], last: Float64[Tensor, " q"]) ->
     sums = step.cumsum(1)
     total = sums[:, -1:] if step.shape[1] else last.new_zeros(len(last), 1)
     return torch.cat([(total - sums).add_(step).add_(last[:, None]), last[:, None]], 1)
+
+
+def from_shares(
+    gain: Float64[Tensor, "q n"] | Bool[Tensor, "q n"], share: Float64[Tensor, " n-1"], last: Float64[Tensor, " q"]
+) -> Float64[Tensor, "q n"]:
+    """Values whose steps phi_j - phi_(j+1) are (s_j - s_(j+1)) share_j; s_j the gains, `last` the furthest example's value.
+
+    Summed by parts, phi_j = s_j share_j + sum_{l>j} s_l (share_l - share_(l-1)) + last with share_n = 0: fewer passes over memory.
+    """
+    share = torch.cat([share, share.new_zeros(1)])
+    sums = gain * share.diff(prepend=share[:1])
+    torch.cumsum(sums, 1, out=sums)
+    return (gain * share).sub_(sums).add_((sums[:, -1] + last)[:, None])
 
 
 def harmonic(first: int, last: int) -> float:

@@ -8,11 +8,11 @@ Jia et al. 2019 (arXiv 1908.08619), theorem 1, with the start that also holds fo
 from jaxtyping import Float64
 from torch import Tensor
 
-from assay.methods.neighbors.utilities.base import Near, from_steps
+from assay.methods.neighbors.utilities.base import Near, from_shares
 
 
 def classic(near: Near, k: int) -> Float64[Tensor, "q n"]:
     """Shapley values, nearest first."""
     s, n = near.gain, near.gain.shape[1]
     j = near.ranks(n - 1)
-    return from_steps((s[:, :-1] - s[:, 1:]) * (j.clamp(max=k) / (k * j)), s[:, -1] * (min(k, n) / (n * k)))
+    return from_shares(s, j.clamp(max=k) / (k * j), s[:, -1].double() * (min(k, n) / (n * k)))

@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from assay.methods.neighbors.utilities.base import Near, from_steps, harmonic
+from assay.methods.neighbors.utilities.base import Near, from_shares, harmonic
 
 
 def soft(near: Near, k: int) -> Float64[Tensor, "q n"]:
     """Shapley values, nearest first."""
     s, n = near.gain, near.gain.shape[1]
-    others = s[:, :-1].sum(1) / max(n - 1, 1)
-    last = (s[:, -1] - others) / n * harmonic(2, min(k, n)) + (s[:, -1] - 1 / near.classes) / n
+    others, furthest = s[:, :-1].sum(1).double() / max(n - 1, 1), s[:, -1].double()
+    last = (furthest - others) / n * harmonic(2, min(k, n)) + (furthest - 1 / near.classes) / n
     j = near.ranks(n - 1)
     share = torch.full_like(j, harmonic(1, min(k, n - 1)))
     if n > k:
         share += (j.clamp(max=k) * (n - 1) / j - k) / k
-    return from_steps((s[:, :-1] - s[:, 1:]) * (share / max(n - 1, 1)), last)
+    return from_shares(s, share / max(n - 1, 1), last)

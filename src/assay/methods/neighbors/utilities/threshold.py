@@ -17,12 +17,10 @@ from assay.methods.neighbors.utilities.base import Near
 def threshold(near: Near, k: int) -> Float64[Tensor, "q n"]:
     """Shapley values, in the order given; `k` does not matter."""
     assert near.distance is not None
-    inside = near.distance <= near.radius
+    inside, gain = near.distance <= near.radius, near.gain.double()
     count = inside.sum(1, keepdim=True).double()
-    matches = (near.gain * inside).sum(1, keepdim=True)
-    others = (matches - near.gain) / (count - 1).clamp(min=1)
-    sums = torch.cat(
-        [near.ranks(1).new_zeros(2), (1 / near.ranks(near.gain.shape[1])[1:]).cumsum(0)]
-    )  # 1/2 + ... + 1/n
-    first = (near.gain - 1 / near.classes) / count.clamp(min=1)
-    return torch.where(inside, first + (near.gain - others) * (sums[count.long()] / count.clamp(min=1)), 0.0)
+    matches = (gain * inside).sum(1, keepdim=True)
+    others = (matches - gain) / (count - 1).clamp(min=1)
+    sums = torch.cat([near.ranks(1).new_zeros(2), (1 / near.ranks(gain.shape[1])[1:]).cumsum(0)])  # 1/2 + ... + 1/n
+    first = (gain - 1 / near.classes) / count.clamp(min=1)
+    return torch.where(inside, first + (gain - others) * (sums[count.long()] / count.clamp(min=1)), 0.0)
