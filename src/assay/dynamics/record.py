@@ -134,9 +134,9 @@ class Folder:
             "squares": record.inputs.squares,
         })  # fmt: skip
         known = [] if manifest is None else [one for one in manifest["states"] if one["step"] < record.step]
-        told = {
-            file: facts for one in known for file, facts in one["files"].items()
-        }  # what is complete does not change
+        told: dict[str, Any] = {}  # what is complete does not change, so it is not read again
+        for one in known:
+            told.update(one["files"])
         files = {file: told.get(file) or describe(self.directory / file) for file in (*complete, name)}
         state = {
             "step": record.step,
