@@ -192,7 +192,12 @@ def text(folder: Path) -> Callable[[int], dict[str, Any]]:
             }
             for name, value in values.items():
                 found.setdefault(name, []).append(auc(value, wrong))
-        return {"rows": len(y), "pruning": pruning, "mislabelled": found, "seconds": {"recorded": seconds, "plain": plain}}
+        return {
+            "rows": len(y),
+            "pruning": pruning,
+            "mislabelled": found,
+            "seconds": {"recorded": seconds, "plain": plain},
+        }
 
     return one
 

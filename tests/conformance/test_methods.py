@@ -345,7 +345,9 @@ def test_the_model_is_borrowed_also_when_something_fails(kind: type[Registered],
         own = Checkpoint("own", 1.0, lambda: borrowed.module, partial(moments, borrowed.module, 0.1))
         broken = Model(borrowed.module, task, checkpoints=[own])
     if kind.family == "dynamics":  # one batch a checkpoint
-        broken = Model(borrowed.module, task, checkpoints=[Checkpoint(str(k), 1.0, lambda: borrowed.module) for k in range(3)])
+        broken = Model(
+            borrowed.module, task, checkpoints=[Checkpoint(str(k), 1.0, lambda: borrowed.module) for k in range(3)]
+        )
     with pytest.raises(KeyboardInterrupt):
         result(kind, broken)
         raise KeyboardInterrupt if kind.family in ("lexical", "baseline") else AssertionError("nothing broke")

@@ -114,6 +114,12 @@ def test_a_checkpoint_before_the_last_state_finds_the_record_as_it_was(tmp_path:
     recorder.save()
     assert Record.load(tmp_path).step == 2
     assert len(list(tmp_path.glob("observation-*"))) == 2
+    other = Recorder(TRAIN, out=tmp_path)
+    other.step(range(23), torch.randn(23, 2), LABELS, step=9)
+    other.save()
+    same(Record.load(tmp_path), other.record)
+    other.resume(2)
+    assert other.record.notes == ("Steps 1 to 2 were not recorded.",)
 
 
 def test_visits_in_any_order_fill_each_examples_next_row() -> None:
@@ -135,7 +141,9 @@ def test_visits_in_any_order_fill_each_examples_next_row() -> None:
 
 def test_a_module_that_is_watched_is_called_as_before() -> None:
     model = classifier(torch.float32)
-    data = examples(*({"text": text, "label": label} for text, label in (("the cat", 0), ("a dog ran", 1), ("hello", 2))))
+    data = examples(
+        *({"text": text, "label": label} for text, label in (("the cat", 0), ("a dog ran", 1), ("hello", 2)))
+    )
     batch = model.task.collate([model.task.encode(one) for one in data]).tensors
     recorder = Recorder(data)
     with recorder.watch(model.module):
@@ -158,7 +166,15 @@ def test_the_trainer_gives_the_record_of_the_plain_loop(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     import transformers
 
-    texts = ("the cat sat", "a big red dog ran", "hello who are you", "I am a dog", "under the tree", "on the mat", "the dog")
+    texts = (
+        "the cat sat",
+        "a big red dog ran",
+        "hello who are you",
+        "I am a dog",
+        "under the tree",
+        "on the mat",
+        "the dog",
+    )
     rows = [{"text": text, "label": k % 3, "id": f"row-{k}"} for k, text in enumerate(texts)]
 
     def run(visits: bool) -> tuple[Record, Record]:
@@ -175,7 +191,9 @@ def test_the_trainer_gives_the_record_of_the_plain_loop(tmp_path: Path) -> None:
         def collate(some: list[Any]) -> dict[str, Any]:
             from assay.tasks import Item
 
-            batch = model.task.collate([Item(str(one["example"]), {k: one[k] for k in ("input_ids", "labels")}) for one in some])
+            batch = model.task.collate(
+                [Item(str(one["example"]), {k: one[k] for k in ("input_ids", "labels")}) for one in some]
+            )
             more = {"example": torch.tensor([one["example"] for one in some])} if visits else {}
             return {**batch.tensors, **more}
 
@@ -184,11 +202,19 @@ def test_the_trainer_gives_the_record_of_the_plain_loop(tmp_path: Path) -> None:
             lr_scheduler_type="constant", optim="adamw_torch", weight_decay=0.0, max_grad_norm=0.0, use_cpu=True, seed=1,
             remove_unused_columns=False, save_strategy="epoch", report_to=[], disable_tqdm=True, logging_strategy="no",
         )  # fmt: skip
-        recorder = Recorder(data, out=tmp_path / f"record-{visits}") if visits else Recorder(data, evaluations=[2, 6], gradients=[6])
+        recorder = (
+            Recorder(data, out=tmp_path / f"record-{visits}")
+            if visits
+            else Recorder(data, evaluations=[2, 6], gradients=[6])
+        )
         callback = recorder.callback(None if visits else model)
         start = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
         trainer = transformers.Trainer(
-            model=model.module, args=arguments, train_dataset=encoded, data_collator=collate, callbacks=[callback]  # type: ignore[arg-type]
+            model=model.module,
+            args=arguments,
+            train_dataset=encoded,
+            data_collator=collate,
+            callbacks=[callback],  # type: ignore[arg-type]
         )
         seen: list[Any] = []
 
@@ -208,7 +234,9 @@ def test_the_trainer_gives_the_record_of_the_plain_loop(tmp_path: Path) -> None:
         optimizer = torch.optim.AdamW(model.module.parameters(), lr=1e-2, weight_decay=0.0)
         model.module.train()
         for step, (ids, labels) in enumerate(seen, 1):
-            rows = [next(k for k, item in enumerate(items) if _is(item, one, y)) for one, y in zip(ids, labels, strict=True)]
+            rows = [
+                next(k for k, item in enumerate(items) if _is(item, one, y)) for one, y in zip(ids, labels, strict=True)
+            ]
             logits = model.module(input_ids=ids, attention_mask=(ids != 0).long()).logits
             if visits:
                 recorder.step(rows, logits, labels)
@@ -231,7 +259,11 @@ def test_the_trainer_gives_the_record_of_the_plain_loop(tmp_path: Path) -> None:
 
 def _is(item: Any, ids: Any, label: Any) -> bool:
     real = ids[ids != 0]
-    return len(real) == len(item["input_ids"]) and bool((real == item["input_ids"]).all()) and int(item["labels"]) == int(label)
+    return (
+        len(real) == len(item["input_ids"])
+        and bool((real == item["input_ids"]).all())
+        and int(item["labels"]) == int(label)
+    )
 
 
 def test_language_models_are_evaluated_over_their_tokens() -> None:

@@ -119,8 +119,11 @@ class Folder:
     ids: Sequence[str]
     kind: Kind
 
-    def write(self, record: Record, complete: Sequence[str]) -> None:
-        """Write a state; `complete` names the files of the observations in front of those of `record`."""
+    def write(self, record: Record, complete: Sequence[str], after: bool = False) -> None:
+        """Write a state; `complete` names the files of the observations in front of those of `record`.
+
+        `after`: the states that are there are earlier ones of the same run; otherwise they go.
+        """
         manifest = read_manifest(self.directory)
         if manifest is None:
             with replacing(self.directory / "examples.json") as temporary:
@@ -133,7 +136,9 @@ class Folder:
             "looks": np.array(record.inputs.count), "offsets": record.inputs.offsets, "mean": record.inputs.mean,
             "squares": record.inputs.squares,
         })  # fmt: skip
-        known = [] if manifest is None else [one for one in manifest["states"] if one["step"] < record.step]
+        known = (
+            [] if manifest is None or not after else [one for one in manifest["states"] if one["step"] < record.step]
+        )
         told: dict[str, Any] = {}  # what is complete does not change, so it is not read again
         for one in known:
             told.update(one["files"])

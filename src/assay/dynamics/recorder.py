@@ -48,7 +48,8 @@ class Recorder:
             is recorded as it is trained on, which costs nothing. None: neither, for a recorder of gradients alone.
         gradients: likewise, when the norm of each example's gradient is taken (`grand`, `self-influence`).
         inputs: likewise, when each example's gradient by its input is taken (`vog`).
-        out: a directory for the record; one that is there is gone on with by `resume`, or by the run.
+        out: a directory for the record; one that is there is gone on with by `resume`, or where the run goes on from a
+            checkpoint, and else replaced by the first `save`.
 
     Raises:
         MethodError: `out` holds another record, or a number below 0. DataError: no examples.
@@ -179,7 +180,8 @@ class Recorder:
         while self._open and bool((self._open[0][1] >= 0).all()):
             numbers, steps = self._open.pop(0)
             self._complete.append(folder.write_observation(len(self._complete), self.now, numbers, steps))
-        folder.write(self._state(self._open), self._complete)
+        folder.write(self._state(self._open), self._complete, after=self._resumed)
+        self._resumed = True
 
     def resume(self, step: int) -> None:
         """Go on with the record in `out` as it was after `step` steps; what was recorded later is dropped.
@@ -191,6 +193,7 @@ class Recorder:
         states = [] if manifest is None else [one for one in manifest["states"] if one["step"] <= step]
         if manifest is not None and states:
             self._set_kind(manifest["kind"])
+            self._resumed = True
             folder = cast(Folder, self._folder())
             state = folder.read(states[-1], whole=False)
             self._complete, self._labels, self._inputs = (
@@ -286,6 +289,7 @@ class Recorder:
         self._labels = no_labels(len(self.ids))
         self._norms: list[tuple[int, float, Float32[np.ndarray, " n"]]] = []
         self._inputs, self._notes = Moments.none(), list[str]()
+        self._resumed = False  # whether the states in the directory are this run's
         self.now = 0
 
     def _folder(self) -> Folder | None:

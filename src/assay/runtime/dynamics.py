@@ -33,7 +33,9 @@ def plan_dynamics(given: Any, train: Any, method: Dynamics) -> Plan:
         memory = work.activations()
     else:
         what = "a recipe" if isinstance(method, PVI) else "a recipe or a model"
-        raise MethodError(f"The cost of '{method.name}' depends on {what}, and {type(subject).__name__} was given. Give one.")
+        raise MethodError(
+            f"The cost of '{method.name}' depends on {what}, and {type(subject).__name__} was given. Give one."
+        )
     passes = GRADIENT if isinstance(method, GraNd | VoG) else EVALUATION
     look = work.encoded(work.data) + work.floor(work.data, passes)
     steps = [Step("fingerprints, rules checked", work.check(1)), taken, Step("looks at all examples", count * look)]

@@ -120,7 +120,20 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [f"{a:.3f},{int(a > 0)}" for a in rng.normal(size=30)]
     Path("d.csv").write_text("a,label\n" + "\n".join(rows) + "\n")
     run("value", "d.csv", "--label", "label", "--on", "d.csv", "-m", "knn-shapley", "--out", "run", "--no-report")
-    done = run("select", "run", "--budget", "40%", "--with", "softmax", "--temperature", "0.5", "--by-class", "--out", "k.csv", "--json")
+    done = run(
+        "select",
+        "run",
+        "--budget",
+        "40%",
+        "--with",
+        "softmax",
+        "--temperature",
+        "0.5",
+        "--by-class",
+        "--out",
+        "k.csv",
+        "--json",
+    )
     *lines, last = json_lines(done)
     assert len(lines) == 30
     assert (last["kept"], last["of"], last["parameters"]["temperature"]) == (12, 30, 0.5)

@@ -26,6 +26,7 @@ from assay.methods.base import option
 from assay.methods.dynamics.base import Found, Observed, facts_of, told, valued
 from assay.models import Model
 from assay.provenance import measured
+from assay.tasks.base import evaluating
 from assay.training import Encoded, Recipe
 from assay.values import Values
 
@@ -69,6 +70,7 @@ class AUM(Observed):
             )
         with measured() as cost:
             data, pairs = model.encode(train), list[Found]()
+            check_room(model, data)
             records: list[Record] = []
             for k in range(self.runs):
                 seen = self._pair(replace(model, seed=model.seed + k), data)
@@ -109,6 +111,18 @@ def labels_in(data: Encoded) -> Int64[np.ndarray, " n"]:
             f"The task '{data.task.name}' has no single class an example, which aum's threshold gives fake ones of."
         )
     return np.array([int(item.tensors[name]) for item in data.items])
+
+
+def check_room(recipe: Recipe, data: Encoded) -> None:
+    """The model must have an output for a class that does not exist. Raises MethodError."""
+    module, classes = recipe.initial(), int(labels_in(data).max()) + 1
+    with evaluating(module), torch.no_grad():
+        outputs = data.task.outputs(module, data.task.collate(data.items[:1], next(module.parameters()).device)).shape[1]
+    if outputs <= classes:
+        raise MethodError(
+            f"aum's threshold gives some examples the label of a class that does not exist, and the model has {outputs} outputs "
+            f"for {classes} classes. Give it one output more, or leave the threshold out."
+        )
 
 
 def relabelled(data: Encoded, rows: Int64[np.ndarray, " k"], label: int) -> Encoded:
