@@ -27,9 +27,9 @@ TRAIN, TWINS = assay.read((ROWS, LABELS)), (0, 4)
 MODULE = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2))
 
 
-def recipe(**changes: Any) -> Recipe:
+def recipe(make_model: Any = MODULE) -> Recipe:
     """On all examples at once, so that their order is moot."""
-    return Recipe(MODULE, Classify(), **{"optimizer": "sgd", "lr": 0.2, "epochs": 4, "batch_size": 100, **changes})
+    return Recipe(make_model, Classify(), optimizer="sgd", lr=0.2, epochs=4, batch_size=100)
 
 
 def made(kind: type[Any]) -> Any:
@@ -78,7 +78,7 @@ def test_the_module_is_borrowed(kind: type[Registered]) -> None:
     module = copy.deepcopy(MODULE)
     module[0].eval()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    assay.value(recipe(make_model=module), TRAIN, method=made(kind))
+    assay.value(recipe(module), TRAIN, method=made(kind))
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     assert [m.training for m in module.modules()] == [True, False, True, True]
     assert not any(m._forward_hooks for m in module.modules())

@@ -200,7 +200,7 @@ def test_the_trainer_gives_the_record_of_the_plain_loop(tmp_path: Path) -> None:
         arguments = transformers.TrainingArguments(
             output_dir=str(tmp_path / str(visits)), num_train_epochs=2, per_device_train_batch_size=3, learning_rate=1e-2,
             lr_scheduler_type="constant", optim="adamw_torch", weight_decay=0.0, max_grad_norm=0.0, use_cpu=True, seed=1,
-            remove_unused_columns=False, save_strategy="epoch", report_to=[], disable_tqdm=True, logging_strategy="no",
+            remove_unused_columns=False, dataloader_pin_memory=False, save_strategy="epoch", report_to=[], disable_tqdm=True, logging_strategy="no",
         )  # fmt: skip
         recorder = (
             Recorder(data, out=tmp_path / f"record-{visits}")
@@ -273,7 +273,7 @@ def test_language_models_are_evaluated_over_their_tokens() -> None:
     data = examples(*TEXTS)
     values = assay.value(model, data, method=EL2N(at=1))
     item = model.task.collate([model.task.encode(data[1])])
-    logits = model.module(input_ids=item.tensors["input_ids"]).logits[0, :-1]
+    logits = model.module(input_ids=item.tensors["input_ids"]).logits[0, :-1].detach()
     target = item.tensors["input_ids"][0, 1:]
     each = (logits.softmax(1) - nn.functional.one_hot(target, logits.shape[1])).norm(dim=1)
     assert values.raw["el2n"][1] == pytest.approx(float(each.mean()), rel=1e-5)

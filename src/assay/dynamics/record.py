@@ -133,7 +133,7 @@ class Folder:
         self._save(name, {
             "numbers": record.numbers, "steps": record.steps, "labels": record.labels, "norms": record.norms,
             "norm_steps": np.array(record.norm_steps, np.int64), "norm_rates": np.array(record.norm_rates, np.float64),
-            "looks": np.array(record.inputs.count), "offsets": record.inputs.offsets, "mean": record.inputs.mean,
+            "looks": np.array([record.inputs.count]), "offsets": record.inputs.offsets, "mean": record.inputs.mean,
             "squares": record.inputs.squares,
         })  # fmt: skip
         known = (
@@ -185,7 +185,7 @@ class Folder:
             found = self._load(name, files)
             numbers.insert(0, found["numbers"][None])
             steps.insert(0, found["steps"][None])
-        inputs = Moments(int(own["looks"]), own["offsets"], own["mean"], own["squares"])
+        inputs = Moments(int(own["looks"].item()), own["offsets"], own["mean"], own["squares"])
         return Record(
             self.ids, self.kind, state["step"], np.concatenate(numbers), np.concatenate(steps), own["labels"], own["norms"],
             own["norm_steps"].tolist(), own["norm_rates"].tolist(), inputs, tuple(state["notes"]),
