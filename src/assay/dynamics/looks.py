@@ -141,6 +141,7 @@ def input_gradients(model: Model, examples: Examples) -> tuple[Int64[np.ndarray,
     Of several predicted tokens the mean logit. Raises MethodError, NonFiniteError.
     """
     found: list[np.ndarray | None] = [None] * len(examples)
+    model.task.prepare(model.module)  # what it tries on the module must not meet our hook
     with evaluating(model.module), requiring_gradients(model.module, []):
         for rows, batch in batches(model, examples, "input gradients"):
             gradient, keep = _input_gradient(model, batch)
