@@ -39,7 +39,21 @@ def test_by_a_recipe(model: Path, train: Path, tmp_path: Path) -> None:
     settings = {"epochs": 2, "lr": 0.01, "batch_size": 3}
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps(settings | {"model": str(model)}))
-    words = ("--train", train, "-m", "el2n", "--at", 1, "--runs", 1, "--evaluations", 2, "--out", tmp_path / "run", "--no-report")
+    words = (
+        "--train",
+        train,
+        "-m",
+        "el2n",
+        "--at",
+        1,
+        "--runs",
+        1,
+        "--evaluations",
+        2,
+        "--out",
+        tmp_path / "run",
+        "--no-report",
+    )
     run("value", "--recipe", recipe, *words)
     loaded = assay.load(model)
     how = assay.Recipe(loaded.module, loaded.task, **settings)
@@ -48,7 +62,9 @@ def test_by_a_recipe(model: Path, train: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_go_together_is_told(model: Path, train: Path, records: list[Path], tmp_path: Path) -> None:
-    refused("value", model, "--recorded", records[0], "--train", train, "-m", "aum", names=["--recorded", "one of them"])
+    refused(
+        "value", model, "--recorded", records[0], "--train", train, "-m", "aum", names=["--recorded", "one of them"]
+    )
     refused("value", "--recorded", tmp_path, "--train", train, "-m", "aum", names=["record.json", "Recorder"])
     refused("value", "--recorded", records[0], "--train", train, "-m", "vog", names=["vog", "two looks", "there are 0"])
     refused("value", "--recorded", records[0], "--train", train, "-m", "pvi", names=["pvi", "Recipe"])

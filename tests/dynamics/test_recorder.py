@@ -200,7 +200,8 @@ def test_the_trainer_gives_the_record_of_the_plain_loop(tmp_path: Path) -> None:
         arguments = transformers.TrainingArguments(
             output_dir=str(tmp_path / str(visits)), num_train_epochs=2, per_device_train_batch_size=3, learning_rate=1e-2,
             lr_scheduler_type="constant", optim="adamw_torch", weight_decay=0.0, max_grad_norm=0.0, use_cpu=True, seed=1,
-            remove_unused_columns=False, dataloader_pin_memory=False, save_strategy="epoch", report_to=[], disable_tqdm=True, logging_strategy="no",
+            remove_unused_columns=False, dataloader_pin_memory=False, save_strategy="epoch", report_to=[],
+            disable_tqdm=True, logging_strategy="no",
         )  # fmt: skip
         recorder = (
             Recorder(data, out=tmp_path / f"record-{visits}")

@@ -117,7 +117,9 @@ def check_room(recipe: Recipe, data: Encoded) -> None:
     """The model must have an output for a class that does not exist. Raises MethodError."""
     module, classes = recipe.initial(), int(labels_in(data).max()) + 1
     with evaluating(module), torch.no_grad():
-        outputs = data.task.outputs(module, data.task.collate(data.items[:1], next(module.parameters()).device)).shape[1]
+        outputs = data.task.outputs(module, data.task.collate(data.items[:1], next(module.parameters()).device)).shape[
+            1
+        ]
     if outputs <= classes:
         raise MethodError(
             f"aum's threshold gives some examples the label of a class that does not exist, and the model has {outputs} outputs "
