@@ -143,14 +143,14 @@ class Folder:
         for one in known:
             told.update(one["files"])
         files = {file: told.get(file) or describe(self.directory / file) for file in (*complete, name)}
-        state = {
+        state: dict[str, Any] = {
             "step": record.step,
             "observations": list(complete),
             "state": name,
             "notes": list(record.notes),
             "files": files,
         }
-        states = [*known, state][-STATES:]
+        states: list[dict[str, Any]] = [*known, state][-STATES:]
         whole = {
             "format": FORMAT,
             "version": VERSION,

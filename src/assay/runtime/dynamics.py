@@ -5,7 +5,7 @@ from typing import Any
 
 from assay.errors import MethodError
 from assay.methods import EL2N, PVI, GraNd, Registered, VoG
-from assay.methods.dynamics.base import Dynamics, Observed
+from assay.methods.dynamics.base import Observed, Repeated
 from assay.models import Model
 from assay.runtime.steps import Plan, Step
 from assay.runtime.training import run_seconds
@@ -16,7 +16,7 @@ EVALUATION, GRADIENT = 1.0, 2.0
 """Products a layer of a forward pass, and of one with a backward pass to the inputs."""
 
 
-def plan_dynamics(given: Any, train: Any, method: Dynamics) -> Plan:
+def plan_dynamics(given: Any, train: Any, method: Repeated) -> Plan:
     """Of a recipe the runs and their looks; of a model a look at each checkpoint.
 
     Raises MethodError for anything else: reading a record costs nothing.
@@ -63,7 +63,7 @@ def _(method: PVI, recipe: Recipe) -> tuple[float, float]:
     return 2 * method.runs * method.folds, 1 - 1 / method.folds
 
 
-def looks(method: Dynamics) -> int:
+def looks(method: Repeated) -> int:
     """At all examples, a run."""
     match method:
         case VoG():

@@ -34,8 +34,8 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Dynamics(ValueMethod):
-    """A value that follows from a record of a run."""
+class Repeated(ValueMethod):
+    """A value that several runs of a recipe tell, each with a seed of its own."""
 
     family: ClassVar[str] = "dynamics"
     unit: ClassVar[str] = "arbitrary"
@@ -45,6 +45,10 @@ class Dynamics(ValueMethod):
     def check(self) -> None:
         """Numbers out of range."""
         self.expect(self.runs >= 1, "runs", "at least 1")
+
+
+class Dynamics(Repeated):
+    """A value that follows from a record of a run."""
 
     @abstractmethod
     def of(self, record: Record) -> Found:
@@ -86,10 +90,6 @@ class Dynamics(ValueMethod):
             f"{self.name} takes a record of a run (assay.Record, --recorded DIR), a recipe, or a model with checkpoints, and was "
             f"given {type(subject).__name__}."
         )
-
-    def parts(self, found: Sequence[Found]) -> dict[str, np.ndarray]:
-        """The raw numbers, as means over the runs."""
-        return {name: np.asarray(np.mean([one.raw[name] for one in found], 0)) for name in found[0].raw}
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Observed(Dynamics):
 
 
 def valued(
-    method: Dynamics,
+    method: Repeated,
     found: Sequence[Found],
     train: Examples,
     facts: Mapping[str, Any],
@@ -156,7 +156,8 @@ def valued(
         method=method.name, parameters=method.parameters(), unit=method.unit, train_fingerprint=train.fingerprint(),
         seconds=cost.seconds, peak_memory=cost.peak_memory, notes=notes, **facts,
     )  # fmt: skip
-    return Values.of(arrays.mean(0), train, provenance, stderr, method.parts(found))
+    raw = {name: np.asarray(np.mean([one.raw[name] for one in found], 0)) for name in found[0].raw}
+    return Values.of(arrays.mean(0), train, provenance, stderr, raw)
 
 
 def facts_of(model: Model | None, train: Examples) -> dict[str, Any]:

@@ -20,11 +20,10 @@ import torch
 from jaxtyping import Float
 
 from assay import progress
-from assay.dynamics import Record
 from assay.errors import MethodError
 from assay.examples import Example, Examples
 from assay.methods.base import option
-from assay.methods.dynamics.base import Dynamics, Found, facts_of, valued
+from assay.methods.dynamics.base import Found, Repeated, facts_of, valued
 from assay.models import Model
 from assay.provenance import measured
 from assay.tasks import CausalLM, Classify, Item, Loss, SequenceClassification, Task
@@ -33,7 +32,7 @@ from assay.values import Values
 
 
 @dataclass(frozen=True)
-class PVI(Dynamics):
+class PVI(Repeated):
     """Bits about the label that the model finds in the input, cross-fitted."""
 
     name: ClassVar[str] = "pvi"
@@ -84,18 +83,6 @@ class PVI(Dynamics):
                     found[fold] = bits_of(recipe, known, rest, fold)
                     advance()
         return Found(prior - bits, {"bits": bits, "bits_without_input": prior})
-
-    def of(self, record: Record) -> Found:
-        """Raises MethodError: a record is of one model on the examples that it was trained on."""
-        raise MethodError("pvi cannot be taken from a record, whose model has seen all examples. Give an assay.Recipe.")
-
-    def recorded(self, recipe: Recipe, data: Encoded) -> Record:
-        """Not from a record."""
-        raise NotImplementedError
-
-    def looked(self, model: Model, train: Examples) -> Record:
-        """Not from a record."""
-        raise NotImplementedError
 
 
 def bits_of(recipe: Recipe, data: Encoded, rest: Any, fold: Any) -> Float[np.ndarray, " k"]:
