@@ -91,9 +91,9 @@ def main() -> None:
         f"{len(texts)} sentences, {int(wrong.sum())} with a wrong label, {len(recorder.record.steps)} observations of each.\n"
     )
 
-    map_ = assay.value(recorder.record, rows, method="confidence-variability")
+    map_ = assay.value(recorder.record, rows, method=assay.methods.ConfidenceVariability(statistic="confidence"))
     values = assay.value(recorder.record, rows, method="aum")
-    found = assay.evaluate.mislabelled({"aum": values, "confidence-variability": map_}, wrong.numpy())
+    found = assay.evaluate.mislabelled({"area under the margin": values, "confidence": map_}, wrong.numpy())
     for name, interval in found["auc"].rows.items():
         print(
             f"wrong labels by {name}: area under the curve {interval.mean:.3f} ({interval.low:.3f} to {interval.high:.3f})"
