@@ -39,6 +39,7 @@ def main() -> None:
                 ["benchmarks.indexing", *data, "--growth"],
                 ["benchmarks.ekfac", *data, *(["--kronfluence", *kronfluence] if kronfluence else [])],
                 ["benchmarks.replay", *data],
+                ["benchmarks.dynamics", *data],
                 ["benchmarks.fidelity", *data, "--peers", *peers],
                 ["benchmarks.valuation", "adult", *data],
                 ["benchmarks.speech", *data],

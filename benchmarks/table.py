@@ -16,6 +16,8 @@ def write_table(results: dict[str, dict[str, Any]], path: Path) -> Path:
     path.write_text("\n".join(parts))
     if "fidelity" in results:
         plot_fidelity(results["fidelity"], path.with_name("fidelity.svg"))
+    if "dynamics" in results:
+        plot_dynamics(results["dynamics"], path.with_name("dynamics.svg"))
     return path
 
 
@@ -365,7 +367,112 @@ def speech(result: dict[str, Any]) -> str:
     )
 
 
+def _mean(values: list[float], scale: float = 1.0) -> str:
+    """Mean with half of a 95% interval over the seeds (Student)."""
+    from scipy.stats import t
+
+    n = len(values)
+    mean = sum(values) / n
+    spread = (sum((v - mean) ** 2 for v in values) / (n - 1)) ** 0.5 if n > 1 else float("nan")
+    return f"{scale * mean:.{3 if scale == 1 else 1}f} ± {scale * t.ppf(0.975, max(n - 1, 1)) * spread / n**0.5:.{3 if scale == 1 else 1}f}"
+
+
+def dynamics(result: dict[str, Any]) -> str:
+    """Training dynamics: pruning and wrong labels."""
+    seeds, kept = result["runs"]["text"], result["kept"]
+    full = [100 * seed["pruning"]["full"]["full"][0] for seed in seeds]
+    header = ["score", "selector", *(f"{share:.0%} kept" for share in kept)]
+    rows = [
+        [
+            "random",
+            "",
+            *(_mean([seed["pruning"]["random"]["random"][k] for seed in seeds], 100) for k in range(len(kept))),
+        ]
+    ]
+    better = 0
+    cells = 0
+    for name, arms in seeds[0]["pruning"].items():
+        if name in ("random", "full"):
+            continue
+        for arm in arms:
+            line = [f"`{name}`", arm]
+            for k in range(len(kept)):
+                gap = [s["pruning"][name][arm][k] - s["pruning"]["random"]["random"][k] for s in seeds]
+                text = _mean(gap, 100)
+                value, half = (float(part) for part in text.split(" ± "))
+                better += value > half
+                cells += 1
+                line.append(f"**{value:+.1f}** ± {half}" if value > half else f"{value:+.1f} ± {half}")
+            rows.append(line)
+    found = {f"SST-2, {share:.0%} flipped": [s["mislabelled"] for s in seeds] for share in result["flips"]}
+    images = result["runs"].get("images", [])
+    names = list(seeds[0]["mislabelled"])
+    names += [name for name in (images[0]["mislabelled"] if images else {}) if name not in names]
+    wrong = []
+    for name in names:
+        line = [f"`{name}`"]
+        for group in (seeds, images):
+            for k in range(len(result["flips"])):
+                known = [s["mislabelled"][name][k] for s in group if name in s["mislabelled"]]
+                line.append(_mean(known) if known else "")
+        wrong.append(line)
+    heads = [*found, *(f"MNIST, {share:.0%} flipped" for share in result["flips"])]
+    seconds = [s["seconds"] for s in seeds]
+    n = seeds[0]["rows"]
+    plain, recorded = (1e3 * sum(s[key] for s in seconds) / len(seconds) / n for key in ("plain", "recorded"))
+    published = result["published"]
+    return (
+        f"## Training dynamics (SST-2, {n:,} sentences, a bag of embeddings; {len(seeds)} seeds)\n\n{_made(result)}\n"
+        f"Test accuracy with all rows {_mean(full)}%. The line to beat, and behind it the difference to it in points, paired by seed, with a "
+        "95% interval; bold where the interval lies above 0. `hard`, `softmax` and `linear` drop the easy end, `hardest` the hard end. Nothing "
+        f"was tuned.\n\n{_rows(header, rows)}\n{better} of {cells} cells are better than random by that interval; 2.5% would be by chance. "
+        f"Published (SNLI, BERT-small): {published['vog, 55% kept']} ± {published['vog, standard deviation']} with 55% kept by VoG, "
+        f"{published['full']} in full.\n\n![accuracy against share kept](dynamics.svg)\n\n"
+        f"### Wrong labels\n\nArea under the curve, mean over seeds with a 95% interval.\n\n{_rows(['score', *heads], wrong)}\n"
+        f"Cost of recording everything (batches, gradient norms after each of 5 epochs, input gradients at 10 looks): {recorded:.2f} ms of a "
+        f"processor an example for the whole run, of which training is {plain:.2f} ms.\n"
+    )
+
+
+def plot_dynamics(result: dict[str, Any], path: Path) -> None:
+    """Accuracy against share kept, a panel a selector."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    seeds, kept = result["runs"]["text"], [1.0, *result["kept"]]
+
+    def mean(name: str, arm: str) -> list[float]:
+        rows = [[seed["pruning"]["full"]["full"][0], *seed["pruning"][name][arm]] for seed in seeds]
+        return [100 * sum(row[k] for row in rows) / len(rows) for k in range(len(kept))]
+
+    arms = [
+        arm
+        for name, arm in ((n, a) for n, found in seeds[0]["pruning"].items() for a in found)
+        if name not in ("random", "full")
+    ]
+    arms = list(dict.fromkeys(arms))
+    figure, axes = pyplot.subplots(2, 2, figsize=(12, 9), sharey=True, layout="constrained")
+    for axis, arm in zip(axes.flat, arms, strict=False):
+        for name in seeds[0]["pruning"]:
+            if name not in ("random", "full"):
+                axis.plot([100 * share for share in kept], mean(name, arm), marker=".", linewidth=1, label=name)
+        line = mean("random", "random")
+        low, high = (
+            [100 * pick(s["pruning"]["random"]["random"][k] for s in seeds) for k in range(len(kept) - 1)]
+            for pick in (min, max)
+        )
+        axis.plot([100 * share for share in kept], line, color="black", linewidth=2, label="random")
+        axis.fill_between([100 * share for share in kept[1:]], low, high, color="grey", alpha=0.3)
+        axis.set(title=arm, xlabel="% kept", ylabel="test accuracy, %")
+        axis.invert_xaxis()
+    axes.flat[0].legend(fontsize=7)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
 SECTIONS = {
     "fidelity": fidelity, "ekfac": ekfac, "replay": replay, "indexing": indexing, "growth": growth, "scan": scan, "trak": trak,
-    "trees": trees, "neighbors": neighbors, "iris": iris, "mislabelled": mislabelled, "speech": speech,
+    "trees": trees, "neighbors": neighbors, "iris": iris, "mislabelled": mislabelled, "speech": speech, "dynamics": dynamics,
 }  # fmt: skip

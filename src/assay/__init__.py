@@ -2,6 +2,7 @@
 
 from assay import errors, evaluate, folds, methods, tasks
 from assay.api import Opened, attribute, build, open, parts, value
+from assay.dynamics import Record, Recorder
 from assay.examples import Example, Examples, read
 from assay.grain import Parts
 from assay.models import Checkpoint, Model, load
@@ -22,6 +23,8 @@ __all__ = [
     "Parts",
     "Plan",
     "Recipe",
+    "Record",
+    "Recorder",
     "Run",
     "Scores",
     "Values",

@@ -35,8 +35,8 @@ from assay.tasks import Classify, Regress
 from assay.training import Recipe
 
 OTHERS = ("retrain", "neighbors", "closed", "speech")
-METHODS = tuple(kind for kind in EVERY if kind.family not in OTHERS)
-"""The others need labels, an estimator or transcripts: test_retraining.py, test_closed_forms.py."""
+METHODS = tuple(kind for kind in EVERY if kind.family not in OTHERS and kind.name != "pvi")
+"""The others need labels, an estimator or transcripts: test_retraining.py, test_closed_forms.py; pvi a recipe: test_dynamics.py."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "trak": {"compression": "sjlt:64"},  # of 2,048 dimensions no more is learned
     "lissa": {"depth": 5},
@@ -188,7 +188,7 @@ def test_provenance_is_complete(kind: type[Registered]) -> None:
     if issubclass(kind, Method):
         assert about.query_fingerprint == queries_of(kind).fingerprint()
         assert about.inputs["queries"] == queries_of(kind).origin
-    takes_model = kind.family in (*OF_MODELS, "trees") or kind.name == "embedding"
+    takes_model = kind.family in (*OF_MODELS, "trees", "dynamics") or kind.name == "embedding"
     assert (about.model_fingerprint is not None) == ("model" in about.inputs) == takes_model
     assert about.coverage == (1.0 if kind.family in OF_MODELS else None)
 
@@ -315,7 +315,7 @@ def test_the_model_is_borrowed(kind: type[Registered], borrowed: Model) -> None:
 @pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("after", [1, 3])
 def test_the_model_is_borrowed_also_when_something_fails(kind: type[Registered], after: int, borrowed: Model) -> None:
-    """The task breaks at its `after`-th measurement or representation."""
+    """The task breaks at its `after`-th measurement, representation or output."""
     calls = 0
 
     class Broken(type(borrowed.task)):  # type: ignore[misc]
@@ -333,6 +333,10 @@ def test_the_model_is_borrowed_also_when_something_fails(kind: type[Registered],
             self._count()
             return super().features(*given)
 
+        def outputs(self, *given: Any) -> Tensor:
+            self._count()
+            return super().outputs(*given)
+
     task = copy.copy(borrowed.task)
     task.__class__ = Broken
     before = snapshot(borrowed.module)
@@ -340,6 +344,10 @@ def test_the_model_is_borrowed_also_when_something_fails(kind: type[Registered],
     if kind.name in ("tracin", "less"):
         own = Checkpoint("own", 1.0, lambda: borrowed.module, partial(moments, borrowed.module, 0.1))
         broken = Model(borrowed.module, task, checkpoints=[own])
+    if kind.family == "dynamics":  # one batch a checkpoint
+        broken = Model(
+            borrowed.module, task, checkpoints=[Checkpoint(str(k), 1.0, lambda: borrowed.module) for k in range(3)]
+        )
     with pytest.raises(KeyboardInterrupt):
         result(kind, broken)
         raise KeyboardInterrupt if kind.family in ("lexical", "baseline") else AssertionError("nothing broke")
@@ -369,7 +377,7 @@ def test_data_that_do_not_fit_are_refused_in_words(kind: type[Registered]) -> No
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind in METHODS if kind.family in (*OF_MODELS, "trees") or kind.name == "embedding"]
+    "kind", [kind for kind in METHODS if kind.family in (*OF_MODELS, "trees", "dynamics") or kind.name == "embedding"]
 )
 @pytest.mark.parametrize("given", [None, "path/of/a/model", 3])
 def test_what_is_no_model_is_refused_in_words(kind: type[Registered], given: Any) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 import assay
 from assay.errors import DataError, MethodError
 from assay.gradients.features import pack
-from assay.methods import LESS, METHODS, TRAK, Embedding, GradCos, GradDot, Replay, SelfInfluence, TracIn
+from assay.methods import LESS, METHODS, PVI, TRAK, Embedding, GradCos, GradDot, Replay, SelfInfluence, TracIn
 from assay.methods.gradient.unrolled import Unrolled
 from assay.methods.retrain.base import Retraining
 from assay.models import Checkpoint
@@ -146,12 +146,16 @@ def test_every_method_has_a_plan_or_says_why_not() -> None:
             with pytest.raises(MethodError, match="cannot be predicted"):
                 assay.plan(recipe, data, data, method)
             continue
-        given = recipe if isinstance(method, Unrolled | Replay | Retraining) else model
+        given = recipe if isinstance(method, Unrolled | Replay | Retraining | PVI) else model
         found = assay.plan(given, data, data, method)
         assert found.method == kind.name
         assert found.seconds > 0
         assert json.loads(json.dumps(found.to_dict()))["seconds"] == found.seconds
         assert "together" in str(found)
+    early, late = (assay.plan(recipe, data, method=assay.methods.EL2N(at=at)) for at in (1, 6))
+    assert early.seconds < late.seconds
+    with pytest.raises(MethodError, match="'pvi' depends on a recipe, and Model was given"):
+        assay.plan(model, data, method="pvi")
     with pytest.raises(MethodError, match="embedding"):
         assay.plan(model, data, data, Embedding(encoder="some/encoder"))
     with pytest.raises(MethodError, match="queries"):

@@ -10,6 +10,7 @@ from assay.act.clean import flag, write_without
 from assay.cli.options import DATA, OUTPUT
 from assay.cli.render import inline, json_line, page, plain_table, remark
 from assay.errors import InputError
+from assay.results import Result
 from assay.run_directory import replacing
 
 
@@ -59,7 +60,7 @@ def clean(run: Path, out: Path | None, share: float, below: float | None, train:
     Nothing is overwritten. Without --out it only shows what it would leave out. Beside FILE it writes FILE.flagged.csv.
     """
     values = Values.load(run)
-    source, examples = _data(values, run, train)
+    source, examples = data_of(values, run, train)
     found = flag(values, examples, share, below)
     records = cast(list[dict[str, Any]], found.astype(object).to_dict("records"))
     if out is not None:
@@ -89,7 +90,7 @@ def clean(run: Path, out: Path | None, share: float, below: float | None, train:
 SHOWN = 20
 
 
-def _data(values: Values, run: Path, train: str | None) -> tuple[Path, Any]:
+def data_of(values: Result, run: Path, train: str | None) -> tuple[Path, Any]:
     """The training data as the run read them. Raises InputError if they are gone, or other ones."""
     origin: dict[str, Any] = dict(values.evidence.get("origin") or {})
     if not origin and train is None:

@@ -66,7 +66,7 @@ def method_options(
             chosen = {name: value for name, value in values.items() if value is not None}
             return command(method=Choice(method, default, chosen, tuple(kinds)), **given)
 
-        return stacked([named, *map(_option, known)])(collecting)
+        return stacked([named, *map(option_of, known)])(collecting)
 
     return decorate
 
@@ -119,7 +119,7 @@ class NumberOrWord(click.ParamType):  # pyright: ignore[reportMissingTypeArgumen
 # -- one option --------------------------------------------------------------------------------------------------------
 
 
-def _option(parameter: Parameter) -> Callable[[Any], Any]:
+def option_of(parameter: Parameter) -> Callable[[Any], Any]:
     """The option of a hyper-parameter; not given, it leaves the method's own default."""
     type_ = kind_of(*parameter.owners[0])
     kinds = {kind_of(kind, field) for kind, field in parameter.owners}

@@ -31,6 +31,7 @@ from assay.evaluate import curves
 from assay.examples import Examples
 from assay.explore import report
 from assay.methods import Registered, ValueMethod
+from assay.training.recipe_file import read_recipe
 
 
 @click.command()
@@ -53,6 +54,15 @@ from assay.methods import Registered, ValueMethod
 )
 @data_options
 @click.option(
+    "--recorded", multiple=True, type=click.Path(path_type=Path), metavar="DIR", panel=MODEL,
+    help="A record that assay.Recorder made of a training run, for methods from training dynamics, in place of MODEL; several are "
+    "several seeds.",
+)  # fmt: skip
+@click.option(
+    "--recipe", type=click.Path(path_type=Path), metavar="FILE", panel=MODEL,
+    help="Train MODEL first: a JSON object of the arguments of assay.Recipe, such as {\"lr\": 2e-5, \"epochs\": 3}.",
+)  # fmt: skip
+@click.option(
     "--curve", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", panel=OUTPUT,
     help="Train --model again while the highest, the lowest and random rows are removed and added, on --on; the curves stand "
     "in the report, the retrainings in DIR.",
@@ -68,6 +78,8 @@ def value(
     on: str | None,
     data: DataOptions,
     estimator: str | None,
+    recorded: tuple[Path, ...],
+    recipe: Path | None,
     method: Choice,
     curve: Path | None,
     top: int,
@@ -79,12 +91,17 @@ def value(
 
     The goal are the examples given with --on, or, for a method that needs none, each example itself.
     """
-    chosen = method.method()
+    chosen, training = method.method(), None if recipe is None else read_recipe(recipe)
+    if training is not None and training.model is not None and not model.given:
+        model = replace(model, model=str(training.model))
     if train is None and model.model is not None and Path(model.model).is_file():  # assay value data.csv --on ...
         train, model = model.model, replace(model, model=None)
     if train is None:
         raise InputError("No training data were given; name them with --train FILE, or as the first argument.")
-    model.check(chosen)
+    if recorded and (model.given or training is not None):
+        raise InputError("--recorded stands in the place of MODEL and --recipe; give one of them.")
+    if not recorded:
+        model.check(chosen)
     if estimator is not None and chosen.family not in TRAINS and curve is None:
         raise MethodError(f"The method '{chosen.name}' does not train a model, and --model was given; leave it out.")
     if on is None and not isinstance(chosen, ValueMethod):
@@ -97,7 +114,14 @@ def value(
     named = estimator or getattr(chosen, "default_model", "linear")
     if curve is not None:
         _check_curve(chosen, examples, goal, out)
-    values = assay.value(named if chosen.family in TRAINS else model.asked(chosen), examples, goal, chosen)
+    if recorded:
+        records = [assay.Record.load(place) for place in recorded]
+        subject: Any = records if len(records) > 1 else records[0]
+    elif training is not None:
+        subject = training.recipe(model.loaded())
+    else:
+        subject = named if chosen.family in TRAINS else model.asked(chosen)
+    values = assay.value(subject, examples, goal, chosen)
     if curve is not None:
         values = values.with_evidence(curves=curves(values, named, examples, goal, curve, processes=1).evidence())
     facts: dict[str, Any] = {}

@@ -7,6 +7,14 @@ from assay.methods.base import Fitted, Method, Registered, ValueMethod
 from assay.methods.baseline.random import Random
 from assay.methods.closed.data_oob import DataOOB
 from assay.methods.closed.linear_influence import LinearInfluence
+from assay.methods.dynamics.aum import AUM
+from assay.methods.dynamics.confidence_variability import ConfidenceVariability
+from assay.methods.dynamics.el2n import EL2N
+from assay.methods.dynamics.forgetting import Forgetting
+from assay.methods.dynamics.grand import GraNd
+from assay.methods.dynamics.loss_variability import LossVariability
+from assay.methods.dynamics.pvi import PVI
+from assay.methods.dynamics.vog import VoG
 from assay.methods.gradient.datainf import DataInf
 from assay.methods.gradient.diagonal import Diagonal
 from assay.methods.gradient.ekfac import EKFAC
@@ -53,6 +61,7 @@ METHODS: tuple[type[Registered], ...] = (
     LESS, SelfInfluence, Replay, ReplayIndex, Shapley, BetaShapley, Banzhaf, LeaveOneOut, LeastCore, OwenShapley,
     ClasswiseShapley, Datamodel, BoostIn, LeafInfluence, LeafRefit, TREX, TracInTrees, TreeSimilarity, TreeLOO,
     AME, KNNShapley, LAVA, DataOOB, LinearInfluence, FrameValues,
+    VoG, EL2N, GraNd, Forgetting, PVI, AUM, LossVariability, ConfidenceVariability,
     BM25, TFIDF, Embedding, Random,
 )  # fmt: skip
 
@@ -77,6 +86,14 @@ def find(method: str | Registered, **parameters: Any) -> Registered:
 
 __all__ = [
     "AME",
+    "AUM",
+    "ConfidenceVariability",
+    "EL2N",
+    "Forgetting",
+    "GraNd",
+    "LossVariability",
+    "PVI",
+    "VoG",
     "DataOOB",
     "FrameValues",
     "KNNShapley",

@@ -10,10 +10,12 @@ from assay.errors import MethodError
 from assay.examples import Examples, read
 from assay.index.format import Dtype
 from assay.methods import BM25, TFIDF, Embedding, Random, Registered, Replay, SelfInfluence, find
+from assay.methods.dynamics.base import Repeated
 from assay.methods.gradient.base import GradientMethod
 from assay.methods.gradient.unrolled import Unrolled
 from assay.methods.retrain.base import Retraining
 from assay.models import Model
+from assay.runtime.dynamics import plan_dynamics
 from assay.runtime.gradients import plan_scores, plan_values
 from assay.runtime.replay import plan_replay
 from assay.runtime.steps import Plan
@@ -43,6 +45,8 @@ def plan(
             return plan_unrolled(_to_train(model, chosen), train, _needed(queries, chosen), chosen)
         case Replay():
             return plan_replay(_to_train(model, chosen), train, _needed(queries, chosen), chosen)
+        case Repeated():
+            return plan_dynamics(model, train, chosen)
         case Retraining():
             return plan_retraining(model, train, chosen)
         case Embedding() if chosen.encoder == "model":

@@ -127,6 +127,16 @@ class Task(ABC):
             "Gauss-Newton matrix. Choose a method with the empirical Fisher matrix, or the task Classify or Regress."
         )
 
+    def targets(self, batch: Batch) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+        """The right class of each row of `outputs`, and the row's example by its place in the batch, ascending.
+
+        Raises MethodError for a task whose outputs are no classes.
+        """
+        raise MethodError(
+            f"The task '{self.name}' has no classes, of which margins and probabilities would be. Choose a method that "
+            "takes gradients of the loss, or a task with classes: Classify, SequenceClassification, CausalLM."
+        )
+
     def shares(self, batch: Batch, reduction: Reduction) -> Float[Tensor, " n"]:
         """What each row of `outputs` counts in its example's loss: 1 for a sum, 1/positions for a mean."""
         return torch.ones(len(batch), dtype=torch.float64)

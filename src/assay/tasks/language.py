@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from jinja2 import TemplateError
 from torch import Tensor, nn
 
@@ -228,6 +228,11 @@ class CausalLM(_Text):
             return precise(_logits(module, inputs)[:, :-1][predicted])
         return precise(head.linear(head.backbone(**inputs).last_hidden_state[:, :-1][predicted]))
 
+    def targets(self, batch: Batch) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+        """The predicted tokens."""
+        predicted = _predicted(batch)
+        return batch.tensors["labels"][:, 1:][predicted], predicted.nonzero(as_tuple=True)[0]
+
     def shares(self, batch: Batch, reduction: Reduction) -> Float[Tensor, " n"]:
         """1, or one over the example's predicted tokens."""
         predicted = _predicted(batch)
@@ -379,6 +384,10 @@ class SequenceClassification(_Text):
     def outputs(self, module: nn.Module, batch: Batch) -> Float[Tensor, "n c"]:
         """Logits."""
         return self._logits(module, batch)
+
+    def targets(self, batch: Batch) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+        """One label an example."""
+        return batch.tensors["labels"], torch.arange(len(batch), device=batch.tensors["labels"].device)
 
     def sample_labels(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Batch:
         """Label ~ softmax(logits)."""

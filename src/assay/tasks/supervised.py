@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from assay.errors import DataError, MethodError, ModelError
@@ -85,6 +85,10 @@ class Classify(Task):
     def outputs(self, module: nn.Module, batch: Batch) -> Float[Tensor, "n c"]:
         """Logits."""
         return self._logits(module, batch)
+
+    def targets(self, batch: Batch) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+        """One label an example."""
+        return batch.tensors["y"], torch.arange(len(batch), device=batch.tensors["y"].device)
 
     def sample_labels(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Batch:
         """Targets y ~ softmax(logits)."""

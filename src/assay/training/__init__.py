@@ -6,6 +6,7 @@ retrain see both as `Trainable`.
 
 from assay.training.data import Encoded
 from assay.training.estimator import EstimatorRecipe, FittedEstimator
+from assay.training.observer import After, Observer
 from assay.training.optimizers import SGD, Adam, AdamW, Optimizer, Update
 from assay.training.protocol import Trainable, Trained, as_recipe, model_of
 from assay.training.recipe import Recipe
@@ -26,6 +27,8 @@ __all__ = [
     "Layout",
     "State",
     "Steps",
+    "Observer",
+    "After",
     "Optimizer",
     "Update",
     "SGD",

@@ -11,7 +11,8 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +27,7 @@ from assay.models import Model
 from assay.tasks import Loss, Task
 from assay.tasks.measurements import Reduction
 from assay.training.data import Encoded, Order, checked_weights, encode, evenly
+from assay.training.observer import After, Observer
 from assay.training.optimizers import SGD, Adam, AdamW, Flat, Optimizer, Update
 from assay.training.randomness import forked
 from assay.training.run import Run, assemble
@@ -87,7 +89,13 @@ class Recipe:
         _check_numbers(self)
 
     def train(
-        self, train: Any, weights: Any = None, *, out: str | os.PathLike[str] | None = None, label: str = "training"
+        self,
+        train: Any,
+        weights: Any = None,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        label: str = "training",
+        recorder: Observer | None = None,
     ) -> Run:
         """Train on examples (or what `encode` made of them), each with its weight.
 
@@ -97,6 +105,8 @@ class Recipe:
             out: a directory for the checkpoints. A run that was killed goes on from the last one there and ends in the
                 same bits; a complete one is returned at once.
             label: what the progress bar says.
+            recorder: an `assay.Recorder` that looks at the run; the bits stay the same. A run that goes on from `out` needs
+                one with a directory too.
 
         Raises:
             DataError: examples that do not fit the task. ModelError: a model that cannot be trained.
@@ -109,7 +119,9 @@ class Recipe:
             steps = self.steps(data, weights)
             kept = evenly(len(steps), self.checkpoints)
             store = None if out is None else Store(Path(out), self._identity(data, weights))
-            done = _continue(steps, [] if store is None else _found(store, kept, steps.device), kept, store, label)
+            before = [] if store is None else _found(store, kept, steps.device)
+            with _observed(steps, before, recorder) as after:
+                done = _continue(steps, before, kept, store, label, after)
             if store is not None and not store.finished(kept):
                 store.finish(kept)
         return assemble(steps, tuple(saved.state for saved in done), done[-1].losses, done[-1].seconds)
@@ -170,6 +182,14 @@ class Recipe:
         }
 
 
+@dataclass(frozen=True)
+class _Observed:
+    """What an observer wants to be called: after each step, and before a checkpoint is written."""
+
+    after: After
+    save: Callable[[], None]
+
+
 def _found(store: Store, kept: Sequence[int], device: torch.device) -> list[Saved]:
     """The checkpoints that are there already, earliest first."""
     store.finished(kept)  # refuses another run's directory, and a complete run that was changed
@@ -177,7 +197,19 @@ def _found(store: Store, kept: Sequence[int], device: torch.device) -> list[Save
     return [store.read(step, device) for step in kept if step <= last]
 
 
-def _continue(steps: Steps, done: list[Saved], kept: Sequence[int], store: Store | None, label: str) -> list[Saved]:
+@contextmanager
+def _observed(steps: Steps, done: Sequence[Saved], observer: Observer | None) -> Generator[_Observed]:
+    """What is to be called after each step."""
+    if observer is None:
+        yield _Observed(lambda step, params: None, lambda: None)
+        return
+    with observer.watching(steps, done[-1].state.step if done else 0) as after:
+        yield _Observed(after, observer.save)
+
+
+def _continue(
+    steps: Steps, done: list[Saved], kept: Sequence[int], store: Store | None, label: str, observed: "_Observed"
+) -> list[Saved]:
     """Run the steps behind the last checkpoint of `done`; all checkpoints at the step counts `kept`."""
     start = done[-1] if done else Saved(steps.start(), [], 0.0)
     steps.restore(start.state)
@@ -189,11 +221,13 @@ def _continue(steps: Steps, done: list[Saved], kept: Sequence[int], store: Store
             gradient, loss = steps.gradient(params, step)
             params, moments = steps.update(params, moments, gradient, step)
             losses.append(loss)
+            observed.after(step + 1, params)
             advance()
             if step + 1 in kept:
                 _check_params(params, step)
                 state = State(step + 1, params, moments, steps.buffers())
                 done.append(Saved(state, list(losses), time.perf_counter() - began))
+                observed.save()
                 if store is not None:
                     store.write(done[-1])
     return done

@@ -5,6 +5,8 @@
 Memorised, mislabelled and odd examples have large `d`, so that easy examples come first and suspicious ones last. It is
 the diagonal of `tracin` (of `graddot`, if the model has no checkpoints: one checkpoint of weight 1).
 
+A recipe is trained first, with the checkpoints that it keeps; a record gives `w_c |grad L_i(theta_c)|^2` at its looks at the gradients.
+
 Paper: Pruthi et al. 2020 (arXiv 2002.08484), section 5.1. Cost: one gradient an example and checkpoint. Hard and wrong
 examples are confounded; under a loss summed over tokens long examples come out large.
 """
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from assay.compress import Compression, Identity, parse
 from assay.compress.against import Against
+from assay.dynamics import Record
 from assay.errors import MethodError
 from assay.examples import Examples
 from assay.gradients.features import OnNonfinite, coverage_note, feature_tiles, layout_for
@@ -29,7 +32,7 @@ from assay.methods.gradient.base import Told
 from assay.models import Model
 from assay.provenance import Provenance, measured
 from assay.tasks import Loss
-from assay.training import model_of
+from assay.training import Recipe, model_of
 from assay.values import Values
 
 
@@ -56,7 +59,9 @@ class SelfInfluence(ValueMethod):
 
     def value(self, model: object, train: Examples, on: Examples | None = None) -> Values:
         """Values of the training examples; needs no validation examples."""
-        model = model_of(model)
+        if isinstance(model, Record):
+            return self._recorded(model, train)
+        model = model_of(model.train(train) if isinstance(model, Recipe) else model)
         if not isinstance(model, Model):
             raise MethodError(f"self-influence takes gradients of a model, and was given {type(model).__name__}.")
         model.task.check(train)
@@ -89,6 +94,33 @@ class SelfInfluence(ValueMethod):
             seconds=cost.seconds,
             peak_memory=cost.peak_memory,
             notes=(*coverage_note(model), *told.notes()),
+        )
+        return Values.of(-total, train, provenance, raw={"self_influence": total})
+
+    def _recorded(self, record: Record, train: Examples) -> Values:
+        """From gradient norms that were taken during the run."""
+        with measured() as cost:
+            known = record.of(list(train.ids))
+            rates = np.array(known.norm_rates, dtype=np.float64)
+            if not len(rates) or not np.isfinite(rates).all():
+                raise MethodError(
+                    f"self-influence weighs gradient norms by the learning rate, and the record has {len(rates)} looks at "
+                    f"gradients, {int(np.isfinite(rates).sum())} with their rate. Record them: Recorder(train, gradients=10), or "
+                    "recorder.gradient_norms(model, rate)."
+                )
+            total = rates @ known.norms.astype(np.float64) ** 2
+        provenance = Provenance(
+            method=self.name,
+            parameters=self.parameters(),
+            unit=self.unit,
+            inputs={"train": train.origin},
+            train_fingerprint=train.fingerprint(),
+            seconds=cost.seconds,
+            peak_memory=cost.peak_memory,
+            notes=(
+                f"{len(rates)} looks at the gradients of a recorded run, exact, of the loss summed over tokens.",
+                *known.notes,
+            ),
         )
         return Values.of(-total, train, provenance, raw={"self_influence": total})
 
