@@ -8,6 +8,7 @@ from assay.methods.baseline.random import Random
 from assay.methods.closed.data_oob import DataOOB
 from assay.methods.closed.linear_influence import LinearInfluence
 from assay.methods.gradient.datainf import DataInf
+from assay.methods.gradient.dda import DDA
 from assay.methods.gradient.diagonal import Diagonal
 from assay.methods.gradient.ekfac import EKFAC
 from assay.methods.gradient.ekfac_cg import EKFACCG
@@ -50,7 +51,7 @@ from assay.methods.trees.trex import TREX
 
 METHODS: tuple[type[Registered], ...] = (
     GradDot, GradCos, TracIn, TRAK, Diagonal, KFAC, EKFAC, EKFACCG, LiSSA, DataInf, Source, PathKrylov, LoGra, TrackStar,
-    LESS, SelfInfluence, Replay, ReplayIndex, Shapley, BetaShapley, Banzhaf, LeaveOneOut, LeastCore, OwenShapley,
+    LESS, DDA, SelfInfluence, Replay, ReplayIndex, Shapley, BetaShapley, Banzhaf, LeaveOneOut, LeastCore, OwenShapley,
     ClasswiseShapley, Datamodel, BoostIn, LeafInfluence, LeafRefit, TREX, TracInTrees, TreeSimilarity, TreeLOO,
     AME, KNNShapley, LAVA, DataOOB, LinearInfluence, FrameValues,
     BM25, TFIDF, Embedding, Random,
@@ -77,6 +78,7 @@ def find(method: str | Registered, **parameters: Any) -> Registered:
 
 __all__ = [
     "AME",
+    "DDA",
     "DataOOB",
     "FrameValues",
     "KNNShapley",

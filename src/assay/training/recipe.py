@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -112,7 +112,8 @@ class Recipe:
             done = _continue(steps, [] if store is None else _found(store, kept, steps.device), kept, store, label)
             if store is not None and not store.finished(kept):
                 store.finish(kept)
-        return assemble(steps, tuple(saved.state for saved in done), done[-1].losses, done[-1].seconds)
+        run = assemble(steps, tuple(saved.state for saved in done), done[-1].losses, done[-1].seconds)
+        return replace(run, initial=self.initial)
 
     def encode(self, examples: Any) -> Encoded:
         """Examples as the task's tensors, which `train` and `Run.loss_of` take in their place; once for many runs."""
