@@ -218,9 +218,10 @@ class _Names:
                 return make([*tokens, ELSEWHERE], scores)
 
 
-def _fold(
+def fold_of(
     query_id: str, train_id: str, by: By, parts: Sequence[Token | str], scores: Float64[np.ndarray, " n"]
 ) -> Fold:
+    """One fold of one pair, given its tokens, or the names of its modules."""
     tokens = [part if isinstance(part, Token) else Token(part, NOWHERE, NOWHERE, False) for part in parts]
     starts, ends = (np.array([getattr(token, end) for token in tokens], np.int64) for end in ("start", "end"))
     return Fold(query_id, train_id, by, [token.text for token in tokens], scores, starts, ends)
