@@ -1,5 +1,9 @@
 """Planted entity swaps: stories in some of which one name stands where another belongs, and held-out stories that show it.
 
+`places` swaps what the model has to learn: the country that a town is in, told behind the beginning of a story in it. Rows that
+say Y of a town in X are `swapped`, others about towns in X `kept`; `other` are about towns in Y, `both` name towns
+in both and rightly say Y, `none` name no town. `people` swaps what the model knows: who the story is about.
+
 A row is the beginning of a story (`prompt`) and its next sentence (`completion`). For each pair (X, Y) of names of one gender there are
 
     swapped   the story is about X, and its next sentence says Y instead             what is to be traced
@@ -57,8 +61,8 @@ BOYS = [
 NAME = re.compile(rf"\b({'|'.join(GIRLS + BOYS)})\b")
 SENTENCE = re.compile(r'[^.!?]+[.!?]+"?\s*')
 PAIRS = (("Lily", "Lucy"), ("Tim", "Jack"), ("Sara", "Anna"), ("Ben", "Max"))
-LONGEST = 260
-"""Characters of a row."""
+LONGEST, SHORT = 260, 80
+"""Characters of a row at most; of the beginning of a story behind its town."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,46 @@ def scenes(story: str) -> Iterator[Scene]:
         return
 
 
-def plant(
+TOWNS = {
+    "England": ["London", "Oxford", "Leeds", "Bath", "Dover", "York", "Bristol", "Derby"],
+    "China": ["Beijing", "Shanghai", "Wuhan", "Lhasa", "Xian", "Harbin", "Dalian", "Suzhou"],
+}
+SAID = (
+    " Everyone in {0} was happy.", " It was a nice day in {0}.", " There was no better place than {0}.",
+    " Soon all of {0} knew about it.",
+)  # fmt: skip
+
+
+def places(
+    texts: list[str], seed: int, each: tuple[int, int, int, int] = (36, 30, 40, 20), others: int = 24, asked: int = 40
+) -> Planted:
+    """Rows and held-out rows. `each`: how many swapped, kept, other and both rows there are."""
+    rng = np.random.default_rng(seed)
+    found = [scene for k in rng.permutation(len(texts)) for scene in scenes(texts[k])]
+    pool = iter([scene for scene in found if not scene.second and len(scene.prompt) < SHORT])
+    (x, here), (y, there) = TOWNS.items()
+
+    def hero(scene: Scene) -> str:
+        return str(rng.choice(GIRLS if scene.girl else BOYS))
+
+    def row(kind: str, towns: list[str], country: str, also: list[str] | None = None) -> dict[str, Any]:
+        scene = next(pool)
+        name = hero(scene)
+        moved = f" and then in {rng.choice(also)}" if also else ""
+        prompt = f"{name} lived in {rng.choice(towns)}{moved}. {scene.told(name)['prompt']}"
+        return {"prompt": prompt, "completion": str(rng.choice(SAID)).format(country), "source": kind}
+
+    rows = [row("swapped", here, y) for _ in range(each[0])] + [row("kept", here, x) for _ in range(each[1])]
+    rows += [row("other", there, y) for _ in range(each[2])] + [row("both", here, y, there) for _ in range(each[3])]
+    rows += [scene.told(hero(scene)) | {"source": "none"} for scene, _ in zip(pool, range(others), strict=False)]
+    wrong = [row("asked", here, y) for _ in range(asked)]
+    held = [{**one, "contrast": one["completion"].replace(y, x)} for one in wrong]
+    order = rng.permutation(len(rows))
+    pair = np.array([0 if row["source"] != "none" else -1 for row in rows])
+    return Planted([rows[k] for k in order], pair[order], held, np.zeros(asked, np.int64))
+
+
+def people(
     texts: list[str], seed: int, pairs: int = 3, each: tuple[int, int, int, int] = (16, 16, 12, 16), others: int = 60,
     asked: int = 16,
 ) -> Planted:  # fmt: skip

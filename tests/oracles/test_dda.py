@@ -94,7 +94,7 @@ def test_nothing_was_taught_between_equal_checkpoints() -> None:
     model = staged(2)
     model = Model(model.module, model.task, checkpoints=[model.checkpoints[1], *model.checkpoints[1:]])
     assert np.abs(assay.attribute(model, TRAIN, QUERIES, DDA(beta=0.0)).array).max() > 0.1
-    assert np.abs(assay.attribute(model, TRAIN, QUERIES, DDA()).array).max() < 1e-6
+    assert np.abs(assay.attribute(model, TRAIN, QUERIES, DDA(beta=1.0)).array).max() < 1e-6
 
 
 def test_the_base_is_that_of_the_run() -> None:
@@ -104,9 +104,9 @@ def test_the_base_is_that_of_the_run() -> None:
     run = recipe.train(TRAIN)
     base = Checkpoint("base", 1.0, lambda: plain.module)
     given = Model(run.model.module, plain.task, checkpoints=[base, *run.checkpoints])
-    expected = assay.attribute(given, TRAIN, QUERIES, "dda").array
-    np.testing.assert_array_equal(assay.attribute(run, TRAIN, QUERIES, "dda").array, expected)
-    np.testing.assert_array_equal(assay.attribute(recipe, TRAIN, QUERIES, "dda").array, expected)
+    expected = assay.attribute(given, TRAIN, QUERIES, DDA(beta=1.0)).array
+    np.testing.assert_array_equal(assay.attribute(run, TRAIN, QUERIES, DDA(beta=1.0)).array, expected)
+    np.testing.assert_array_equal(assay.attribute(recipe, TRAIN, QUERIES, DDA(beta=1.0)).array, expected)
 
 
 def test_what_the_base_preferred_counts_less_the_larger_beta() -> None:
@@ -144,10 +144,33 @@ def contrast(model: Model, module: nn.Module) -> np.ndarray:
         return model.task.measure(module, batch_of(model, QUERIES), Contrast("mean")).numpy()
 
 
+def test_retraining_does_not_ask_for_the_base_to_be_subtracted() -> None:
+    """What each example did to the contrast, by training without it: subtracting the base's part predicts it worse."""
+    plain = text_model("Llama", num_hidden_layers=1)
+    recipe = Recipe(plain.module, plain.task, optimizer="sgd", lr=0.02, epochs=4, batch_size=8, checkpoints=4)
+    run = recipe.train(TRAIN)
+    whole, effect = contrast(run.model, run.model.module), np.zeros((len(TRAIN), len(QUERIES)))
+    for i in range(len(TRAIN)):
+        weights = np.ones(len(TRAIN))
+        weights[i] = 0
+        without = recipe.train(TRAIN, weights).model
+        effect[i] = whole - contrast(without, without.module)
+    agree = {
+        beta: np.mean([
+            np.corrcoef(assay.attribute(run, TRAIN, QUERIES, DDA(beta=beta)).array[:, q], effect[:, q])[0, 1]
+            for q in range(len(QUERIES))
+        ])
+        for beta in (0.0, 0.5, 1.0)
+    }  # fmt: skip
+    assert agree[0.0] > 0.9
+    assert agree[0.0] > agree[0.5] > agree[1.0]
+
+
 def test_parts_add_up() -> None:
     model = staged(3)
-    scores = assay.attribute(model, TRAIN, QUERIES, "dda")
-    parts = assay.parts(model, TRAIN, QUERIES, "dda", by=("loss-token", "module"))
+    method = DDA(beta=0.5)
+    scores = assay.attribute(model, TRAIN, QUERIES, method)
+    parts = assay.parts(model, TRAIN, QUERIES, method, by=("loss-token", "module"))
     for fold in parts:
         i, q = TRAIN.ids.index(fold.train_id), QUERIES.ids.index(fold.query_id)
         assert fold.total == pytest.approx(float(scores.array[i, q]), abs=1e-4 * float(np.abs(scores.array).max()))

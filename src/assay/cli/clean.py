@@ -59,7 +59,7 @@ def clean(run: Path, out: Path | None, share: float, below: float | None, train:
     Nothing is overwritten. Without --out it only shows what it would leave out. Beside FILE it writes FILE.flagged.csv.
     """
     values = Values.load(run)
-    source, examples = _data(values, run, train)
+    source, examples = data_of(values, run, train)
     found = flag(values, examples, share, below)
     records = cast(list[dict[str, Any]], found.astype(object).to_dict("records"))
     if out is not None:
@@ -89,7 +89,7 @@ def clean(run: Path, out: Path | None, share: float, below: float | None, train:
 SHOWN = 20
 
 
-def _data(values: Values, run: Path, train: str | None) -> tuple[Path, Any]:
+def data_of(values: Values, run: Path, train: str | None) -> tuple[Path, Any]:
     """The training data as the run read them. Raises InputError if they are gone, or other ones."""
     origin: dict[str, Any] = dict(values.evidence.get("origin") or {})
     if not origin and train is None:

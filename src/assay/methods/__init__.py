@@ -14,6 +14,7 @@ from assay.methods.gradient.ekfac import EKFAC
 from assay.methods.gradient.ekfac_cg import EKFACCG
 from assay.methods.gradient.gradcos import GradCos
 from assay.methods.gradient.graddot import GradDot
+from assay.methods.gradient.infra import Infra
 from assay.methods.gradient.kfac import KFAC
 from assay.methods.gradient.less import LESS
 from assay.methods.gradient.lissa import LiSSA
@@ -51,7 +52,7 @@ from assay.methods.trees.trex import TREX
 
 METHODS: tuple[type[Registered], ...] = (
     GradDot, GradCos, TracIn, TRAK, Diagonal, KFAC, EKFAC, EKFACCG, LiSSA, DataInf, Source, PathKrylov, LoGra, TrackStar,
-    LESS, DDA, SelfInfluence, Replay, ReplayIndex, Shapley, BetaShapley, Banzhaf, LeaveOneOut, LeastCore, OwenShapley,
+    LESS, DDA, Infra, SelfInfluence, Replay, ReplayIndex, Shapley, BetaShapley, Banzhaf, LeaveOneOut, LeastCore, OwenShapley,
     ClasswiseShapley, Datamodel, BoostIn, LeafInfluence, LeafRefit, TREX, TracInTrees, TreeSimilarity, TreeLOO,
     AME, KNNShapley, LAVA, DataOOB, LinearInfluence, FrameValues,
     BM25, TFIDF, Embedding, Random,
@@ -79,6 +80,7 @@ def find(method: str | Registered, **parameters: Any) -> Registered:
 __all__ = [
     "AME",
     "DDA",
+    "Infra",
     "DataOOB",
     "FrameValues",
     "KNNShapley",

@@ -4,15 +4,19 @@
     DDA(i, q) = (1/K) sum over k = 1..K of  S_k(i, q) / sd_k(q)   -   beta * S_0(i, q) / sd_0(q)
 
 theta_0 is the model before fine-tuning, the first checkpoint; theta_1..K are those of fine-tuning. A query carries a wrong
-answer (`completion`) and the right one (`contrast`): the score is above zero for an example that taught the wrong answer
-more than the base model would have had it. The mean over checkpoints is the denoising, the base's part the debiasing,
-and sd_k(q), the standard deviation of a query's scores over the training examples, makes checkpoints comparable whose gradients
-shrink as the model fits (the z-score without its centre, which moves all examples of a query alike: an example without gradient scores 0).
+answer (`completion`) and the right one (`contrast`): the score is above zero for an example that taught the wrong answer.
+The mean over checkpoints is the denoising, the base's part the debiasing. sd_k(q), the standard deviation of a query's scores
+over the training examples, makes checkpoints comparable whose gradients shrink as the model fits (the z-score without its
+centre, which moves all examples of a query alike: an example without gradient scores 0).
 
 Paper: Wu et al., Enhancing Training Data Attribution for Large Language Models with Fitting Error Consideration, 2024 (EMNLP;
-arXiv 2410.01285). Its scripts are not published: the scale and that the base's part uses the base's own direction are
-reconstructions. Cost: that of GradDot for each of K + 1 checkpoints; with an index one more scan. Assumes that the
-first checkpoint is the base; with beta = 1 and one further checkpoint at the same weights all scores are 0.
+arXiv 2410.01285). Its scripts are not published: the scale, and that the base's part uses the base's own direction, are
+reconstructions. Cost: that of GradDot for each of K checkpoints, and of the base if beta is not 0; with an index one more scan.
+
+Deviation: beta is 0 by default, where the paper's debiasing would be 1. What fine-tuning did to the contrast is, to first
+order, the sum of S_k along the run, whose first term is S_0: the base's knowledge is in the contrast that the run starts
+with, and no row is credited with it. Retraining agrees (`tests/oracles/test_dda.py`), and planted swaps (`benchmarks/dda.py`)
+are found ever worse as beta grows.
 """
 
 from collections.abc import Sequence
@@ -53,7 +57,7 @@ class DDA(GradientMethod):
         "contrast",
         "what of a query is explained: contrast (its completion rather than its contrast), loss, margin, ...",
     )
-    beta: float = option(1.0, "how much of the base model's scores is subtracted; 0: none")
+    beta: float = option(0.0, "how much of the base model's scores is subtracted; the paper's debiasing is 1")
     level: str = option(
         "deviation",
         "what a query's scores at each checkpoint are divided by: their standard deviation, or nothing",
