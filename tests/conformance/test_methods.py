@@ -43,8 +43,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "source": {"segments": 2},
     "path-krylov": {"segments": 1, "krylov": 4},
 }
-SAME: dict[str, dict[str, Any]] = {"dda": {"beta": 0.5, "measure": "loss"}}
-"""Where all checkpoints are one model, and queries have one answer."""
+SAME: dict[str, dict[str, Any]] = {"dda": {"beta": 0.5, "measure": "loss"}, "infra": {"mlp": "*"}}
+"""Where all checkpoints are one model, queries have one answer, and no module is called a MLP."""
 APART: dict[str, dict[str, Any]] = {"trackstar": {"mix": 0.0}}  # by default it looks at all queries together
 SCORING = [kind for kind in METHODS if issubclass(kind, Method)]
 VALUING = [kind for kind in METHODS if issubclass(kind, ValueMethod)]
@@ -60,7 +60,7 @@ TWINS = (0, 4)
 QUERIES = examples("the cat ran", "who saw the big dog under the tree", "hello", "the cat sat on the mat")
 CONTRASTS = examples(
     *(
-        {"prompt": "the", "completion": one, "contrast": other}
+        {"prompt": "the", "completion": f" {one}", "contrast": f" {other}"}
         for one, other in (
             ("cat ran", "dog"),
             ("big dog", "tree sat"),
@@ -206,7 +206,10 @@ def test_provenance_is_complete(kind: type[Registered]) -> None:
         assert about.inputs["queries"] == queries_of(kind).origin
     takes_model = kind.family in (*OF_MODELS, "trees") or kind.name == "embedding"
     assert (about.model_fingerprint is not None) == ("model" in about.inputs) == takes_model
-    assert about.coverage == (1.0 if kind.family in OF_MODELS else None)
+    if kind.name == "infra":  # of a model, its MLPs
+        assert 0 < about.coverage < 1
+    else:
+        assert about.coverage == (1.0 if kind.family in OF_MODELS else None)
 
 
 @anything

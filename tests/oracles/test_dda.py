@@ -19,12 +19,12 @@ from assay.tasks import Contrast
 from assay.training import Recipe
 
 TRAIN = examples(
-    *({"prompt": f"the {a}", "completion": f"{b} {c}"} for a in ("cat", "big dog") for b in ("sat on", "saw")
+    *({"prompt": f"the {a}", "completion": f" {b} {c}"} for a in ("cat", "big dog") for b in ("sat on", "saw")
       for c in ("the mat .", "you"))
 )  # fmt: skip
 QUERIES = examples(
-    {"prompt": "the dog sat", "completion": "under the tree .", "contrast": "on you"},
-    {"prompt": "a cat", "completion": "saw", "contrast": "ran under the red mat"},
+    {"prompt": "the dog sat", "completion": " under the tree .", "contrast": " on you"},
+    {"prompt": "a cat", "completion": " saw", "contrast": " ran under the red mat"},
 )
 WRONG = [{"prompt": row.data["prompt"], "completion": row.data["completion"]} for row in QUERIES]
 RIGHT = [{"prompt": row.data["prompt"], "completion": row.data["contrast"]} for row in QUERIES]
@@ -147,7 +147,7 @@ def contrast(model: Model, module: nn.Module) -> np.ndarray:
 def test_retraining_does_not_ask_for_the_base_to_be_subtracted() -> None:
     """What each example did to the contrast, by training without it: subtracting the base's part predicts it worse."""
     plain = text_model("Llama", num_hidden_layers=1)
-    recipe = Recipe(plain.module, plain.task, optimizer="sgd", lr=0.02, epochs=4, batch_size=8, checkpoints=4)
+    recipe = Recipe(plain.module, plain.task, optimizer="sgd", lr=0.005, epochs=4, batch_size=8, checkpoints=4)
     run = recipe.train(TRAIN)
     whole, effect = contrast(run.model, run.model.module), np.zeros((len(TRAIN), len(QUERIES)))
     for i in range(len(TRAIN)):
@@ -162,8 +162,9 @@ def test_retraining_does_not_ask_for_the_base_to_be_subtracted() -> None:
         ])
         for beta in (0.0, 0.5, 1.0)
     }  # fmt: skip
-    assert agree[0.0] > 0.9
-    assert agree[0.0] > agree[0.5] > agree[1.0]
+    assert agree[0.0] > 0.95
+    assert agree[0.5] < agree[0.0] - 0.02
+    assert agree[1.0] < 0.3
 
 
 def test_parts_add_up() -> None:

@@ -19,16 +19,16 @@ from assay.tasks import CausalLM
 
 TRAIN = examples(
     *(
-        {"prompt": f"the {a}", "completion": f"{b} {c} . I saw you .", "source": "math" if a == "cat" else "code"}
+        {"prompt": f"the {a}", "completion": f" {b} {c} . I saw you .", "source": "math" if a == "cat" else "code"}
         for a in ("cat", "big dog")
         for b in ("sat on", "saw", "ran under")
         for c in ("the mat", "you")
     )
 )
 SOLVED = examples(
-    {"prompt": "the dog sat", "completion": "under the tree .", "source": "math"},
-    {"prompt": "a cat", "completion": "saw the red mat", "source": "code"},
-    {"prompt": "hello", "completion": "who are you", "source": "math"},
+    {"prompt": "the dog sat", "completion": " under the tree .", "source": "math"},
+    {"prompt": "a cat", "completion": " saw the red mat", "source": "code"},
+    {"prompt": "hello", "completion": " who are you", "source": "math"},
 )
 MLPS = "*mlp*"
 

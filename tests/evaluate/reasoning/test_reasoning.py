@@ -30,7 +30,7 @@ TRAIN = examples(
     *(
         {
             "prompt": f"the {a}",
-            "completion": f"{b} {c} . I saw you .",
+            "completion": f" {b} {c} . I saw you .",
             "source": "math" if a == "cat" else "code",
             "label": level,
         }
@@ -40,8 +40,8 @@ TRAIN = examples(
     )
 )
 SOLVED = examples(
-    {"prompt": "the dog sat", "completion": "under the tree .", "source": "math"},
-    {"prompt": "a cat", "completion": "saw the red mat", "source": "code"},
+    {"prompt": "the dog sat", "completion": " under the tree .", "source": "math"},
+    {"prompt": "a cat", "completion": " saw the red mat", "source": "code"},
 )
 
 
@@ -68,7 +68,14 @@ def test_classes_of_prose_and_code() -> None:
 
 
 def test_roles() -> None:
-    prose = ("#### 72", "The answer is 5.", "Wait, let me check.", "She has 3 + 4 = 7.", "Let x be her age.", "It rained.")
+    prose = (
+        "#### 72",
+        "The answer is 5.",
+        "Wait, let me check.",
+        "She has 3 + 4 = 7.",
+        "Let x be her age.",
+        "It rained.",
+    )
     assert [role_of(text) for text in prose] == ["answer", "answer", "check", "calculation", "definition", "statement"]
     code = ("def f(x):", "    for k in x:", "    return k", "    y = k", "    print(k)")
     assert [role_of(line, True) for line in code] == ["definition", "control", "answer", "calculation", "statement"]
@@ -126,11 +133,11 @@ def test_what_a_model_solves() -> None:
     """A model asked to repeat what it says itself is right, and wrong about anything else."""
     model = text_model("Llama", num_hidden_layers=1)
     said: list[str] = []
-    asked = [{"prompt": "the cat", "completion": "dog"}, {"prompt": "hello who", "completion": "dog"}]
+    asked = [{"prompt": "the cat", "completion": " dog"}, {"prompt": "hello who", "completion": " dog"}]
     solved(model, asked, lambda text, problem: bool(said.append(text)))
-    own = [{**row, "completion": text.split()[0]} for row, text in zip(asked, said, strict=True)]
+    own = [{**row, "completion": " " + text.split()[0]} for row, text in zip(asked, said, strict=True)]
     assert solved(model, own).tolist() == [True, True]
-    other = [{**row, "completion": "who" if row["completion"] != "who" else "dog"} for row in own]
+    other = [{**row, "completion": " who" if row["completion"] != " who" else " dog"} for row in own]
     assert solved(model, other).tolist() == [False, False]
 
 
