@@ -38,9 +38,11 @@ def main() -> None:
                 ["benchmarks.ekfac", *data, *(["--kronfluence", *kronfluence] if kronfluence else [])],
                 ["benchmarks.replay", *data],
                 ["benchmarks.fidelity", *data, "--peers", *peers],
+                ["benchmarks.dda", *data],
             ]
         else:
             print("No --data: the benchmarks on stories15m and MNIST are left out.", file=sys.stderr)
+        jobs.append(["benchmarks.infra"])
         jobs.append(["benchmarks.trees", *(["--data", str(args.data)] if args.data else [])])
         for job in jobs:
             subprocess.run([sys.executable, "-m", *job], check=True)

@@ -80,7 +80,7 @@ def binned(difficulty: Float64[np.ndarray, " n"], bins: int) -> Int64[np.ndarray
     levels, position = np.unique(difficulty, return_inverse=True)
     if len(levels) <= bins:
         return position.astype(np.int64)
-    edges = np.linspace(levels[0], levels[-1], bins + 1)[1:-1]
+    edges: Float64[np.ndarray, " e"] = np.linspace(float(levels[0]), float(levels[-1]), bins + 1)[1:-1]
     return np.unique(np.digitize(difficulty, edges), return_inverse=True)[1].astype(np.int64)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64, Int
-from scipy.stats import rankdata
+from scipy import stats
 
 from assay import progress
 from assay.errors import MethodError
@@ -83,7 +83,7 @@ def sentence_deletion(fitted: Traced, direction: Direction, rows: Sequence[int])
 
 
 def _spearman(x: Float64[np.ndarray, " m"], y: Float64[np.ndarray, " m"]) -> float:
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    return float(np.corrcoef(np.asarray(stats.rankdata(x)), np.asarray(stats.rankdata(y)))[0, 1])
 
 
 def _terms(fitted: Traced, example: Example, along: Along) -> Float64[np.ndarray, " tokens"]:
