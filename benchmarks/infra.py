@@ -69,6 +69,11 @@ def model() -> torch.nn.Module:
     return transformers.LlamaForCausalLM(config)
 
 
+def is_answer(text: str, asked: Any) -> bool:
+    """Whether the model wrote it; its tokens are decoded with spaces between them."""
+    return text.replace(" ", "") + "~" == asked.data["completion"]
+
+
 def measured(run: Any, test: Any) -> dict[str, float]:
     """Share of test problems whose whole answer is the likeliest, token by token; and the mean loss. By domain too."""
     task_, module = run.model.task, run.model.module
@@ -97,9 +102,7 @@ def once(args: Any, seed: int) -> dict[str, Any]:
         model, task(), lr=args.lr, epochs=args.epochs, batch_size=32, seed=seed, schedule="cosine", reduction="mean"
     )
     first = recipe.train(pool)
-    solved = assay.evaluate.solved(
-        first.model, asked, lambda text, problem: text + "~" == problem.data["completion"], 8
-    )
+    solved = assay.evaluate.solved(first.model, asked, is_answer, 8)
     on = asked.select(np.flatnonzero(solved))
     found = assay.evaluate.reasoning(first.model, pool, on, rows=40)
     graded = grade(pool)

@@ -1,7 +1,7 @@
 """Selecting and reweighting: how often each training example is to be drawn."""
 
-from assay.act.select.difficulty import BY, Graded, binned, grade
 from assay.act.select.flip import Flip, flip
 from assay.act.select.write import read_weights, write_weights
+from assay.evaluate.reasoning.difficulty import BY, Graded, binned, grade
 
 __all__ = ["BY", "Flip", "Graded", "binned", "flip", "grade", "read_weights", "write_weights"]

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64, Real
 
-from assay.act.select.difficulty import Graded
 from assay.errors import InputError
+from assay.evaluate.reasoning.difficulty import Graded
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from assay.act.select import Graded, grade
 from assay.errors import MethodError
 from assay.evaluate.intervals import RESAMPLES
+from assay.evaluate.reasoning.difficulty import Graded, grade
 from assay.evaluate.reasoning.words import CLASSES, ROLES, classes_of, is_code, role_of
 from assay.examples import read
 from assay.folds import by_sentence
