@@ -13,7 +13,7 @@ a sampled row and goal.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from assay.grain import Parts
 from assay.methods import Infra, find
 from assay.methods.gradient.infra import Traced
 from assay.tasks import Token
+from assay.training import Recipe
 from assay.values import Values
 
 
@@ -120,9 +121,7 @@ def reasoning(
         raise MethodError(f"rows is {rows}; at least 1 was expected.")
     train, on = read(train), read(on)
     graded = grade(train, bins, difficulty)
-    fitted = chosen.fit(model, train)
-    if not isinstance(fitted, Traced):
-        raise MethodError("infra takes one model, and several centres were asked for; leave out centres.")
+    fitted = cast(Traced, chosen.fit(model.train(train) if isinstance(model, Recipe) else model, train))
     values = fitted.value(on)
     sample = np.sort(np.random.default_rng(seed).permutation(len(train))[:rows])
     parts = fitted.tokens(fitted.directions(on)[0], sample)
