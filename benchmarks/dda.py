@@ -1,6 +1,7 @@
 """DDA: which rows of fine-tuning taught the model to say the wrong name? Planted entity swaps in TinyStories.
 
-    python -m benchmarks.dda --data DIR [--swaps places|people] [--seeds 3] [--first-seed 0] [--epochs 5] [--lr 2e-4] [--asked 8] [--pieces]
+    python -m benchmarks.dda --data DIR [--swaps places|people] [--seeds 3] [--first-seed 0] [--rows 150] [--epochs 5]
+        [--lr 2e-4] [--asked 8] [--pieces]
 
 DIR holds models/stories15m and data/tinystories. `benchmarks/swaps.py` plants rows in which China stands where England belongs
 (`people`: one child where another does), among rows that are right about either and rows that name both. stories15m is fine-tuned on all;
@@ -13,6 +14,7 @@ on `--first-seed 100`. Writes `benchmarks/results/dda.json`.
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from benchmarks import swaps
 from benchmarks.common import add_data, data_folder, parser, save
 
 BETAS = (0.0, 0.25, 0.5, 1.0, 2.0)
+SHARES = (0.24, 0.2, 0.27, 0.13)
+"""Of swapped, kept, other and both rows; the rest are about neither country."""
 
 
 def auc(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
@@ -29,6 +33,15 @@ def auc(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     from sklearn.metrics import roc_auc_score
 
     return np.array([roc_auc_score(relevant[:, q], scores[:, q]) for q in range(relevant.shape[1])])
+
+
+def plant(args: Any, folder: Path, seed: int) -> swaps.Planted:
+    """Rows of the kind that was asked for."""
+    texts = swaps.stories(folder)
+    if args.swaps == "people":
+        return swaps.people(texts, seed)
+    each = [round(share * args.rows) for share in SHARES]
+    return swaps.places(texts, seed, (each[0], each[1], each[2], each[3]), args.rows - sum(each))
 
 
 def wrong_answers(run: Any, planted: swaps.Planted, most: int) -> np.ndarray:
@@ -42,13 +55,14 @@ def wrong_answers(run: Any, planted: swaps.Planted, most: int) -> np.ndarray:
     return np.array(sorted(k for pair in pairs for k in [k for k in by_margin if planted.asked_pair[k] == pair][:most]))
 
 
-def once(args: Any, seed: int) -> dict[str, Any]:
+def once(args: Any, seed: int, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """One seed; `keep` is given what there is so far, again and again."""
     import assay
     from assay import methods
     from assay.models import Model
 
     folder = data_folder(args)
-    planted = getattr(swaps, args.swaps)(swaps.stories(folder), seed)
+    planted = plant(args, folder, seed)
     base = assay.load(folder / "models" / "stories15m", max_length=128)
     train, held = assay.read(planted.rows), assay.read(planted.asked)
     recipe = assay.Recipe(
@@ -60,7 +74,6 @@ def once(args: Any, seed: int) -> dict[str, Any]:
     queries, relevant = held.select(chosen), planted.relevant(chosen)
     print(f"seed {seed}: trained in {run.seconds:.0f} s, {len(chosen)} wrong answers", file=sys.stderr, flush=True)
 
-    found: dict[str, np.ndarray] = {}
     seconds: dict[str, float] = {"training": run.seconds}
 
     def ask(name: str, model: Any, method: Any) -> np.ndarray:
@@ -77,7 +90,7 @@ def once(args: Any, seed: int) -> dict[str, Any]:
     ]
     level = [part / part.std(axis=0) for part in parts]
     smooth = np.mean(level[1:], axis=0)
-    found |= {
+    found = {
         "dda": smooth,
         "dda, base subtracted (beta = 1)": smooth - level[0],
         "dda, last epoch only": parts[-1],
@@ -85,23 +98,31 @@ def once(args: Any, seed: int) -> dict[str, Any]:
         "tracin contrast": np.sum(parts[1:], axis=0),
     }
     curve = {str(beta): float(auc(smooth - beta * level[0], relevant).mean()) for beta in BETAS}
-    if not args.pieces:
-        own = ask("dda", run, methods.DDA())
-        np.testing.assert_allclose(own, found["dda"], atol=1e-3 * np.abs(own).max())
-        end = Model(run.model.module, base.task)
-        others: dict[str, tuple[Any, Any]] = {
-            "tracin": (run, methods.TracIn()),
-            "trak": (end, methods.TRAK(compression="sjlt:512")),
-            "ekfac": (end, methods.EKFAC()),
-            "bm25": (None, methods.BM25()),
-        }
-        found |= {name: ask(name, *given) for name, given in others.items()}
-        seconds["dda an example"] = seconds["dda"] / len(train)
-    return {
+    result: dict[str, Any] = {
         "seed": seed, "rows": len(train), "swapped": int(planted.swapped.sum()), "queries": len(chosen),
-        "held_out": len(held), "curve": curve, "seconds": seconds,
-        "auc": {name: auc(array, relevant).tolist() for name, array in found.items()},
+        "held_out": len(held), "curve": curve, "seconds": seconds, "auc": {},
     }  # fmt: skip
+
+    def note(**arrays: np.ndarray) -> None:
+        result["auc"] |= {name: auc(array, relevant).tolist() for name, array in arrays.items()}
+        keep(result)
+
+    note(**found)
+    if args.pieces:
+        return result
+    end = Model(run.model.module, base.task)
+    others: dict[str, tuple[Any, Any]] = {
+        "bm25": (None, methods.BM25()),
+        "tracin": (run, methods.TracIn()),
+        "trak": (end, methods.TRAK(compression="sjlt:512")),
+        "ekfac": (end, methods.EKFAC()),
+    }
+    for name, given in others.items():
+        note(**{name: ask(name, *given)})
+    own = ask("dda", run, methods.DDA())
+    np.testing.assert_allclose(own, found["dda"], atol=1e-3 * np.abs(own).max())
+    keep(result)
+    return result
 
 
 def rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -124,7 +145,7 @@ def rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     arguments = parser(__doc__)
     add_data(arguments)
-    for name, default in (("seeds", 3), ("first-seed", 0), ("epochs", 5), ("asked", 8)):
+    for name, default in (("seeds", 3), ("first-seed", 0), ("epochs", 5), ("asked", 8), ("rows", 150)):
         arguments.add_argument(f"--{name}", type=int, default=default)
     arguments.add_argument("--swaps", choices=["places", "people"], default="places")
     arguments.add_argument("--lr", type=float, default=2e-4)
@@ -134,8 +155,7 @@ def main() -> None:
     kept = _kept(args.out)
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         if all(run["seed"] != seed for run in kept):
-            kept.append(once(args, seed))
-            _keep(args.out, kept)
+            kept.append(once(args, seed, lambda run: _keep(args.out, [*kept, run])))
     whole = [run for run in kept if "bm25" in run["auc"]]
     command = f"python -m benchmarks.dda --data DIR --swaps {args.swaps} --seeds {len(kept)}"
     save("dda", command, {"rows": rows(whole or kept), "ablation": rows(kept), "runs": kept})
