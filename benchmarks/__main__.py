@@ -43,9 +43,11 @@ def main() -> None:
                 ["benchmarks.fidelity", *data, "--peers", *peers],
                 ["benchmarks.valuation", "adult", *data],
                 ["benchmarks.speech", *data],
+                ["benchmarks.dda", *data],
             ]
         else:
             print("No --data: the benchmarks on real models and data are left out.", file=sys.stderr)
+        jobs.append(["benchmarks.infra"])
         jobs.append(["benchmarks.trees", *(["--data", str(args.data)] if args.data else [])])
         for job in jobs:
             subprocess.run([sys.executable, "-m", *job], check=True)

@@ -472,7 +472,55 @@ def plot_dynamics(result: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
+def dda(result: dict[str, Any]) -> str:
+    """Tracing planted entity swaps."""
+    run = result["runs"][0]
+    seconds = [run["seconds"]["dda"] / run["rows"] for run in result["runs"] if "dda" in run["seconds"]]
+
+    def table(rows: list[dict[str, Any]]) -> str:
+        return _rows(
+            ["", "AUC", "95% interval", "by seed", "dda is above it by"],
+            [
+                [
+                    f"`{row['method']}`", f"{row['auc']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}",
+                    ", ".join(f"{value:.2f}" for value in row["by_seed"]),
+                    f"{row['dda_above']:+.3f} ({row['above_low']:+.3f} to {row['above_high']:+.3f})",
+                ]
+                for row in sorted(rows, key=lambda row: -row["auc"])
+            ],
+        )  # fmt: skip
+
+    betas = {beta: sum(run["curve"][beta] for run in result["runs"]) / len(result["runs"]) for beta in run["curve"]}
+    curve = _rows(["beta", *betas], [["AUC", *(f"{value:.3f}" for value in betas.values())]])
+    return (
+        f"## Tracing planted entity swaps (stories15m, {run['rows']} rows, {run['swapped']} swapped)\n\n{_made(result)}\n"
+        f"{table(result['rows'])}\nMean over {sum(len(run['auc']['dda']) for run in result['runs'] if 'bm25' in run['auc'])} wrong answers. "
+        f"Aim: at least 0.93, above TracIn, TRAK, EK-FAC and BM25. `dda` takes {sum(seconds) / max(len(seconds), 1):.2f} s an example "
+        f"for all queries of a seed.\n\n### Without its parts, over {len(result['runs'])} seeds\n\n{table(result['ablation'])}\n{curve}\n"
+        "[What was learnt](methods/dda.md).\n"
+    )
+
+
+def infra(result: dict[str, Any]) -> str:
+    """The difficulty flip."""
+    rows = [
+        [
+            row["mixture"], row["measure"], f"{row['mean']:.3f}",
+            "" if row["mixture"] == "as it is" else f"{row['above']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    chosen = "; ".join(f"seed {run['seed']}: {', '.join(run['flipped']) or 'none'}" for run in result["runs"])
+    each = [run["seconds"] / run["examples"] for run in result["runs"]]
+    return (
+        f"## The difficulty flip (graded arithmetic and brackets, {len(result['runs'])} seeds)\n\n{_made(result)}\n"
+        f"{_rows(['mixture', '', 'mean', 'above as it is, 95% interval over seeds'], rows)}\nInfluence flipped: {chosen}. Infra takes "
+        f"{1000 * sum(each) / len(each):.1f} ms an example here. [What was learnt](reasoning.md#the-difficulty-flip).\n"
+    )
+
+
 SECTIONS = {
     "fidelity": fidelity, "ekfac": ekfac, "replay": replay, "indexing": indexing, "growth": growth, "scan": scan, "trak": trak,
     "trees": trees, "neighbors": neighbors, "iris": iris, "mislabelled": mislabelled, "speech": speech, "dynamics": dynamics,
+    "dda": dda, "infra": infra,
 }  # fmt: skip

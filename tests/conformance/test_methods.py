@@ -43,6 +43,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "source": {"segments": 2},
     "path-krylov": {"segments": 1, "krylov": 4},
 }
+SAME: dict[str, dict[str, Any]] = {"dda": {"beta": 0.5, "measure": "loss"}, "infra": {"mlp": "*"}}
+"""Where all checkpoints are one model, queries have one answer, and no module is called a MLP."""
 APART: dict[str, dict[str, Any]] = {"trackstar": {"mix": 0.0}}  # by default it looks at all queries together
 SCORING = [kind for kind in METHODS if issubclass(kind, Method)]
 VALUING = [kind for kind in METHODS if issubclass(kind, ValueMethod)]
@@ -56,6 +58,18 @@ TRAIN = examples(
 )  # fmt: skip
 TWINS = (0, 4)
 QUERIES = examples("the cat ran", "who saw the big dog under the tree", "hello", "the cat sat on the mat")
+CONTRASTS = examples(
+    *(
+        {"prompt": "the", "completion": f" {one}", "contrast": f" {other}"}
+        for one, other in (
+            ("cat ran", "dog"),
+            ("big dog", "tree sat"),
+            ("mat", "red mat"),
+            ("cat sat on the mat", "cat"),
+        )
+    )
+)
+"""For methods that ask why one answer and not another."""
 
 ROWS = np.random.default_rng(0).normal(size=(32, 3))
 ROWS[4] = ROWS[0]
@@ -99,6 +113,8 @@ def train_of(kind: type[Registered]) -> Examples:
 
 
 def queries_of(kind: type[Registered]) -> Examples:
+    if kind.name == "dda":
+        return CONTRASTS
     return TREE_QUERIES if kind.family == "trees" else QUERIES
 
 
@@ -190,7 +206,10 @@ def test_provenance_is_complete(kind: type[Registered]) -> None:
         assert about.inputs["queries"] == queries_of(kind).origin
     takes_model = kind.family in (*OF_MODELS, "trees", "dynamics") or kind.name == "embedding"
     assert (about.model_fingerprint is not None) == ("model" in about.inputs) == takes_model
-    assert about.coverage == (1.0 if kind.family in OF_MODELS else None)
+    if kind.name == "infra":  # of a model, its MLPs
+        assert 0 < about.coverage < 1
+    else:
+        assert about.coverage == (1.0 if kind.family in OF_MODELS else None)
 
 
 @anything
@@ -341,9 +360,9 @@ def test_the_model_is_borrowed_also_when_something_fails(kind: type[Registered],
     task.__class__ = Broken
     before = snapshot(borrowed.module)
     broken = Model(borrowed.module, task)  # without checkpoints, so that the user's own module runs
-    if kind.name in ("tracin", "less"):
+    if kind.name in ("tracin", "less", "dda"):
         own = Checkpoint("own", 1.0, lambda: borrowed.module, partial(moments, borrowed.module, 0.1))
-        broken = Model(borrowed.module, task, checkpoints=[own])
+        broken = Model(borrowed.module, task, checkpoints=[own, own] if kind.name == "dda" else [own])
     if kind.family == "dynamics":  # one batch a checkpoint
         broken = Model(
             borrowed.module, task, checkpoints=[Checkpoint(str(k), 1.0, lambda: borrowed.module) for k in range(3)]
@@ -398,7 +417,13 @@ def linear() -> tuple[nn.Module, Tensor]:
 
 
 def on_checkpoint(module: nn.Module, task: Any) -> Model:
-    return Model(module, task, checkpoints=[Checkpoint("end", 0.5, lambda: module, partial(moments, module, 0.0))])
+    end = Checkpoint("end", 0.5, lambda: module, partial(moments, module, 0.0))
+    return Model(module, task, checkpoints=[end])
+
+
+def with_base(kind: type[Any], model: Model) -> Model:
+    """With the model before training in front, for the methods that take it: the same one."""
+    return Model(model.module, model.task, checkpoints=[*model.checkpoints * (2 if kind.from_start else 1)])
 
 
 def refused(kind: type[GradientMethod], make: Callable[[type[GradientMethod]], GradientMethod]) -> bool:
@@ -411,9 +436,9 @@ def refused(kind: type[GradientMethod], make: Callable[[type[GradientMethod]], G
 
 
 WIDTHS: list[Callable[[type[GradientMethod]], GradientMethod]] = [
-    lambda kind: kind(**({} if kind.compresses else OPTIONS.get(kind.name, {}))),
-    lambda kind: kind(compression="factored:2"),
-    lambda kind: kind(compression="sjlt:3"),
+    lambda kind: kind(**({} if kind.compresses else OPTIONS.get(kind.name, {})), **SAME.get(kind.name, {})),
+    lambda kind: kind(compression="factored:2", **SAME.get(kind.name, {})),
+    lambda kind: kind(compression="sjlt:3", **SAME.get(kind.name, {})),
 ]
 
 
@@ -428,7 +453,8 @@ def test_an_example_without_gradient_scores_zero(
     module, x = linear()
     y = torch.randn(20, dtype=torch.float64)
     y[5] = module(x[5]).item()
-    array = assay.attribute(on_checkpoint(module, Regress()), (x, y), (x[:6], y[:6]), make(kind)).array
+    model = with_base(kind, on_checkpoint(module, Regress()))
+    array = assay.attribute(model, (x, y), (x[:6], y[:6]), make(kind)).array
     assert (array[5] == 0).all()
     assert (np.abs(np.delete(array, 5, axis=0)).max(1) > 0).all()
     if kind.name != "trak":  # its queries are margins, whose gradient does not vanish
@@ -458,7 +484,7 @@ def test_a_negated_query_negates_its_scores(
         model, other = on_checkpoint(Two(), Classify()), 1 - y
     else:
         y = torch.randn(20, dtype=torch.float64)
-        model, other = on_checkpoint(module, Regress()), 2 * module(x).detach().squeeze(1) - y
+        model, other = with_base(kind, on_checkpoint(module, Regress())), 2 * module(x).detach().squeeze(1) - y
     one, negated = (assay.attribute(model, (x, y), (x[:6], z[:6]), make(kind)).array for z in (y, other))
     assert np.abs(one).max() > 0
     assert_same(negated, -one, 1e-6)
@@ -470,10 +496,12 @@ def test_an_example_that_is_not_finite_stops_or_is_told(kind: type[Any]) -> None
     y = torch.randn(20, dtype=torch.float64)
     x[7] = 1e200  # finite as data; its gradient is not as a float32
     train = assay.read((x, y))
-    model, queries = on_checkpoint(module, Regress()), assay.read((x[:3], y[:3]))
+    model = on_checkpoint(module, Regress())
+    model = with_base(kind, model) if issubclass(kind, GradientMethod) else model
+    queries = assay.read((x[:3], y[:3]))
     with pytest.raises(AssayError, match=str(train.ids[7])):
-        result(kind, model, train, queries)
-    method = kind(**OPTIONS.get(kind.name, {}) | {"on_nonfinite": "skip"})
+        result(kind, model, train, queries, **SAME.get(kind.name, {}))
+    method = kind(**OPTIONS.get(kind.name, {}) | SAME.get(kind.name, {}) | {"on_nonfinite": "skip"})
     scoring = isinstance(method, Method)
     found: Any = assay.attribute(model, train, queries, method) if scoring else assay.value(model, train, method=method)
     assert (found.array[7] == 0).all()

@@ -68,7 +68,7 @@ def test_values_of_data_with_a_wrong_label_and_twins() -> None:
 
 def test_values_are_the_calibrated_dual_of_the_costs_as_written_down() -> None:
     """The way from training class a to validation class b is not the way from b to a."""
-    x, xv = rng.normal(size=(7, 2)), rng.normal(size=(5, 2)) + [2.0, 0.0]
+    x, xv = rng.normal(size=(7, 2)), rng.normal(size=(5, 2)) + np.array([2.0, 0.0])
     y, yv = np.array([0, 1, 0, 1, 1, 0, 1]), np.array([0, 1, 1, 0, 1])
     cost = np.square(x[:, None] - xv[None]).sum(2)
     apart = class_distances(cost, y, yv, 2)

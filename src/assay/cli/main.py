@@ -22,16 +22,18 @@ from assay.cli.methods import methods
 from assay.cli.options import DEBUG
 from assay.cli.plan import plan
 from assay.cli.query import query
+from assay.cli.reasoning import reasoning
 from assay.cli.recommend import recommend
 from assay.cli.render import tell
 from assay.cli.report import report
+from assay.cli.reweight import reweight
 from assay.cli.select import select
 from assay.cli.value import value
 from assay.errors import AssayError
 from assay.progress import shown
 
 COMMANDS: tuple[click.Command, ...] = (
-    attribute, index, query, value, clean, select, evaluate, recommend, plan, methods, report, demo,
+    attribute, index, query, value, reasoning, clean, select, reweight, evaluate, recommend, plan, methods, report, demo,
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from assay.evaluate import Comparison, Trust
 from assay.explore import format
+from assay.explore.evidence import TITLES
 from assay.explore.text import plain
 from assay.grain import Parts
 from assay.jsonable import jsonable
@@ -119,6 +120,24 @@ def values_page(values: Values, top: int) -> None:
         _print_side(console, side, [record for record in records if record["side"] == side], "value")
     console.print()
     _print_origin(console, values.provenance, format.counted(values.train.total, "training example"))
+
+
+def tables_page(tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Evidence as tables: each row's name, mean and interval, and how many it is of."""
+    console = page()
+    for name, content in tables.items():
+        table = plain_table()
+        for column in (TITLES[name], "mean", "95% interval", "n"):
+            table.add_column(column, justify="left" if column == TITLES[name] else "right")
+        for row in content["rows"]:
+            table.add_row(
+                inline(str(row["set"])),
+                f"{row['mean']:+.3g}",
+                f"{row['low']:+.2g} to {row['high']:+.2g}",
+                str(row["n"]),
+            )
+        console.print(table)
+        console.print(inline(str(content["unit"])), style="dim")
 
 
 def _print_side(console: Console, side: str, records: Sequence[Mapping[str, Any]], number: str) -> None:

@@ -17,6 +17,7 @@ from assay.evaluate.metrics import (
     tracing,
 )
 from assay.evaluate.one_step import one_step_check
+from assay.evaluate.reasoning import Reasoning, reasoning, sentence_deletion, solved
 from assay.evaluate.recommend import Recommendation, recommend
 from assay.evaluate.reliability import Reliability, reliability
 from assay.evaluate.subsets import LeaveGroupOut, LeaveOneOut, LeaveTopOut, RandomSubsets, Subsets
@@ -31,6 +32,7 @@ __all__ = [
     "LeaveOneOut",
     "LeaveTopOut",
     "RandomSubsets",
+    "Reasoning",
     "Recommendation",
     "Reliability",
     "Subsets",
@@ -46,9 +48,12 @@ __all__ = [
     "overlap",
     "planted",
     "randomised",
+    "reasoning",
     "recommend",
     "reliability",
     "removal",
+    "sentence_deletion",
+    "solved",
     "stability",
     "tail_patch",
     "tracing",

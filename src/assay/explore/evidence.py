@@ -37,6 +37,9 @@ TITLES = {
     "curves": "Retraining without and with only the highest and lowest values",
     "overlap": "Overlap of the top examples",
     "cardinality": "Do the same examples answer every query?",
+    "token_class": "Influence by kind of token",
+    "sentence_role": "Influence by role of the sentence",
+    "difficulty": "Influence by domain and difficulty",
 }
 MEANINGS = {
     "trust": "The methods that were compared on these examples and queries, best first, by the strongest check that there was "
@@ -67,13 +70,18 @@ MEANINGS = {
     "overlap": "The share of the most helpful examples that two results have in common.",
     "cardinality": "The share of other queries that have the same examples in their top. Lower is better: near 1 the method gives "
     "every query one answer.",
+    "token_class": "How much predicting a token of this kind in the training data raised the likelihood of the solved problems, on "
+    "average; the goal stands before the colon.",
+    "sentence_role": "The same for whole sentences of worked solutions, or lines of code; roles are found by simple rules.",
+    "difficulty": "The mean influence of the training examples of a domain and a range of difficulty on the solved problems.",
     "one_step": "Take one small gradient step on a set of examples and see how the queries' loss moves. "
     "Below zero the loss fell: the set helped. The method should lie further below zero than its baselines.",
     "agreement": "The share of each query's most helpful examples that come from the query's own source. "
     "Higher is better; a source is only a stand-in for what really taught the model.",
 }
 UNITS = {"one_step": "nats of query loss"}
-SIGNED = ("trust", "curves", "one_step", "tail_patch", "removal", "lds", "leave_one_out", "randomised")
+SIGNED = ("trust", "curves", "one_step", "tail_patch", "removal", "lds", "leave_one_out", "randomised", "token_class",
+          "sentence_role", "difficulty")  # fmt: skip
 """Checks whose numbers can be below zero."""
 FACTS = ("rows", "unit", "text", "metric")
 

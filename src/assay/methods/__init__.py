@@ -16,11 +16,13 @@ from assay.methods.dynamics.loss_variability import LossVariability
 from assay.methods.dynamics.pvi import PVI
 from assay.methods.dynamics.vog import VoG
 from assay.methods.gradient.datainf import DataInf
+from assay.methods.gradient.dda import DDA
 from assay.methods.gradient.diagonal import Diagonal
 from assay.methods.gradient.ekfac import EKFAC
 from assay.methods.gradient.ekfac_cg import EKFACCG
 from assay.methods.gradient.gradcos import GradCos
 from assay.methods.gradient.graddot import GradDot
+from assay.methods.gradient.infra import Infra
 from assay.methods.gradient.kfac import KFAC
 from assay.methods.gradient.less import LESS
 from assay.methods.gradient.lissa import LiSSA
@@ -58,7 +60,7 @@ from assay.methods.trees.trex import TREX
 
 METHODS: tuple[type[Registered], ...] = (
     GradDot, GradCos, TracIn, TRAK, Diagonal, KFAC, EKFAC, EKFACCG, LiSSA, DataInf, Source, PathKrylov, LoGra, TrackStar,
-    LESS, SelfInfluence, Replay, ReplayIndex, Shapley, BetaShapley, Banzhaf, LeaveOneOut, LeastCore, OwenShapley,
+    LESS, DDA, Infra, SelfInfluence, Replay, ReplayIndex, Shapley, BetaShapley, Banzhaf, LeaveOneOut, LeastCore, OwenShapley,
     ClasswiseShapley, Datamodel, BoostIn, LeafInfluence, LeafRefit, TREX, TracInTrees, TreeSimilarity, TreeLOO,
     AME, KNNShapley, LAVA, DataOOB, LinearInfluence, FrameValues,
     VoG, EL2N, GraNd, Forgetting, PVI, AUM, LossVariability, ConfidenceVariability,
@@ -94,6 +96,8 @@ __all__ = [
     "LossVariability",
     "PVI",
     "VoG",
+    "DDA",
+    "Infra",
     "DataOOB",
     "FrameValues",
     "KNNShapley",

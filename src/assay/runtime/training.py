@@ -41,7 +41,10 @@ def subject(given: Any, method: Registered) -> Subject:
         return Subject(given)
     module = given.initial()
     moments = _unknown if given.optimizer.startswith("adam") else None
-    stages = [Checkpoint(str(k), given.lr, lambda: module, moments) for k in range(given.checkpoints)]
+    stages = [
+        Checkpoint(str(k), given.lr, lambda: module, moments)
+        for k in range(given.checkpoints + getattr(method, "from_start", False))
+    ]
     return Subject(Model(module, given.task, checkpoints=stages), given, getattr(method, "centres", 1))
 
 

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -124,7 +124,8 @@ class Recipe:
                 done = _continue(steps, before, kept, store, label, after)
             if store is not None and not store.finished(kept):
                 store.finish(kept)
-        return assemble(steps, tuple(saved.state for saved in done), done[-1].losses, done[-1].seconds)
+        run = assemble(steps, tuple(saved.state for saved in done), done[-1].losses, done[-1].seconds)
+        return replace(run, initial=self.initial)
 
     def encode(self, examples: Any) -> Encoded:
         """Examples as the task's tensors, which `train` and `Run.loss_of` take in their place; once for many runs."""

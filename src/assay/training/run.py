@@ -1,12 +1,13 @@
 """What training by a recipe gives back: the model, its checkpoints, the optimiser's memory, the learning curve."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from assay.errors import MethodError
 from assay.models import Checkpoint, Model
@@ -35,6 +36,7 @@ class Run:
         layout: how the flat vectors of a state divide into parameters.
         seconds: time spent training, interrupted attempts included.
         update, order, weights, measurement: the update rule, which examples each step saw, their weights, their loss.
+        initial: makes the module as it was before the first step, where that is known.
     """
 
     model: Model
@@ -47,6 +49,7 @@ class Run:
     order: Order = field(repr=False)
     weights: Float[Tensor, " n"] = field(repr=False)
     measurement: Measurement = field(repr=False)
+    initial: Callable[[], nn.Module] | None = field(default=None, repr=False)
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:

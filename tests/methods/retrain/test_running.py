@@ -281,7 +281,9 @@ def test_a_run_stops_where_its_rule_says() -> None:
     assert loose.provenance.parameters["stop"] == "stderr:0.05 | updates:300"
 
 
-def test_a_run_says_what_is_ahead_and_how_to_be_able_to_go_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_run_says_what_is_ahead_and_how_to_be_able_to_go_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     told: list[str] = []
     for method in (
         Shapley(stop="stderr:0.05 | updates:5", exact=0, sampler="permutation"),

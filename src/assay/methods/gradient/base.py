@@ -50,6 +50,8 @@ class GradientMethod(Method):
     """Whether it sums over the model's checkpoints; otherwise it takes the model as it is."""
     last_checkpoint: ClassVar[bool] = False
     """Whether it takes the last checkpoint, if there is one, for what the optimiser remembered there."""
+    from_start: ClassVar[bool] = False
+    """Whether the model before training is its first checkpoint."""
     row_scale: ClassVar[RowScale] = "none"
     stores: ClassVar[bool] = False
     """Whether it needs a pass over all features before it can score, so that they are stored even uncompressed."""
@@ -145,6 +147,10 @@ class GradientMethod(Method):
     def scale(self, rows: int) -> float:
         """What every score is multiplied with, given the number of training examples."""
         return 1.0
+
+    def column_scale(self, scores: Float[np.ndarray, "n q"]) -> Float[np.ndarray, " q"] | None:
+        """What each query's scores at one checkpoint are multiplied with, having seen all of them; None is 1."""
+        return None
 
     def allowed_error(self) -> float:
         """Largest relative error of a query's gradient in a block where factors replace it; 0: none (exact gradients)."""
@@ -320,7 +326,11 @@ class Told:
 
     def query(self, side: QuerySide) -> None:
         """Take note of the queries, whose cuts are the same at every checkpoint."""
-        self._cut_queries = side.cut
+        self.cut_queries(side.cut)
+
+    def cut_queries(self, count: int) -> None:
+        """So many queries were cut."""
+        self._cut_queries = count
 
     def notes(self) -> tuple[str, ...]:
         """In words."""

@@ -59,31 +59,62 @@ class Live(Fitted):
         """Scores of these rows only, the method being fitted to all; and what there is to tell."""
         return self._scores(queries, self.train.select(rows.tolist()))
 
-    def _scores(self, queries: Examples, train: Examples) -> tuple[Float[np.ndarray, "n q"], "About"]:
-        method, model, about = self.method, self.model, About(Told(), np.zeros(len(queries)), 1.0)
-        model.task.check(queries)
-        model.task.check(train)
-        stages = model.stages()
-        weights = method.weights([stage.rate for stage in stages])
-        total = np.zeros((len(train), len(queries)), np.float64)
-        for number, (stage, weight) in enumerate(zip(stages, weights, strict=True)):
-            at = model.at(stage)
-            layout = layout_for(at, self.train, method.train_measurement(), PROBE)
-            about.coverage = layout.coverage
-            for part, part_layout in self._parts(at, layout, len(queries)):
-                side = query_features(part, queries, method, method.compressor().at(number))
-                states = self._states(part_layout, layout)
-                psi = method.query_side(side.features, states, number)
-                about.told.say(method.remarks(states[number]))
-                self._pass(part, part_layout, train, weight * psi, total, about.told)
-                about.told.query(side)
-                about.losses = side.losses
-        return (total * method.scale(len(self.train))).astype(np.float32), about
+    def levels(self, queries: Examples) -> Float[np.ndarray, "c q"]:
+        """What each query's scores are multiplied with at each checkpoint; a pass over the training examples for each, where
+        the method has to see all scores for it.
+        """
+        if type(self.method).column_scale is GradientMethod.column_scale:
+            return np.ones((len(self.model.stages()), len(queries)))
+        return np.stack([level for _, level in self._stages(queries, self.train, About.of(queries))])
 
-    def _pass(
-        self, model: Model, layout: Layout, train: Examples, psi: Tensor, total: Float[np.ndarray, "n q"], told: Told
+    def _scores(self, queries: Examples, train: Examples) -> tuple[Float[np.ndarray, "n q"], "About"]:
+        about = About.of(queries)
+        self.model.task.check(queries)
+        self.model.task.check(train)
+        total = np.zeros((len(train), len(queries)), np.float64)
+        for scores, level in self._stages(queries, train, about):
+            total += scores * level
+        return (total * self.method.scale(len(self.train))).astype(np.float32), about
+
+    def _stages(
+        self, queries: Examples, train: Examples, about: "About"
+    ) -> Iterator[tuple[Float[np.ndarray, "n q"], Float[np.ndarray, " q"]]]:
+        """At each checkpoint the weighted scores, and what each query's are multiplied with."""
+        method, model, stages = self.method, self.model, self.model.stages()
+        weights = method.weights([stage.rate for stage in stages])
+        for number, (stage, weight) in enumerate(zip(stages, weights, strict=True)):
+            scores = np.zeros((len(train), len(queries)), np.float64)
+            if weight:
+                self._stage(number, model.at(stage), queries, train, scores, about)
+            level = method.column_scale(scores)
+            yield weight * scores, np.ones(len(queries)) if level is None else level
+
+    def _stage(
+        self,
+        number: int,
+        at: Model,
+        queries: Examples,
+        train: Examples,
+        scores: Float[np.ndarray, "n q"],
+        about: "About",
     ) -> None:
-        """Add the scores at one checkpoint, of the blocks of the layout, to `total`."""
+        """Add the scores at one checkpoint."""
+        method = self.method
+        layout = layout_for(at, self.train, method.train_measurement(), PROBE)
+        about.coverage = layout.coverage
+        for part, part_layout in self._parts(at, layout, len(queries)):
+            side = query_features(part, queries, method, method.compressor().at(number))
+            states = self._states(part_layout, layout)
+            psi = method.query_side(side.features, states, number)
+            about.told.say(method.remarks(states[number]))
+            self.multiply(part, part_layout, train, psi, scores, about.told)
+            about.told.query(side)
+            about.losses = side.losses
+
+    def multiply(
+        self, model: Model, layout: Layout, train: Examples, psi: Tensor, scores: Float[np.ndarray, "n q"], told: Told
+    ) -> None:
+        """Add the scores at one checkpoint, of the blocks of the layout."""
         method = self.method
         unit = method.row_scale == "norm"
         against = Against(seed=method.seed, psi=psi, squares=unit, low_rank=method.allowed_error())
@@ -99,7 +130,7 @@ class Live(Fitted):
             products = tile.features[:, : len(psi)].double()
             if unit:
                 products *= inverse(tile.features[:, -1].double().sqrt())[:, None]
-            total[tile.start : tile.start + len(products)] += products.numpy()
+            scores[tile.start : tile.start + len(products)] += products.numpy()
             told.tile(tile)
 
     def _parts(self, model: Model, layout: Layout, queries: int) -> Iterator[tuple[Model, Layout]]:
@@ -160,6 +191,11 @@ class About:
     told: Told
     losses: Float[np.ndarray, " q"]
     coverage: float
+
+    @staticmethod
+    def of(queries: Examples) -> "About":
+        """Before any pass."""
+        return About(Told(), np.zeros(len(queries)), 1.0)
 
 
 def fit_live(method: GradientMethod, model: Model, train: Examples) -> Live:

@@ -58,6 +58,7 @@ def take_apart(fitted: Fitted, train: Examples, queries: Examples, pairs: Sequen
     stages = live.model.stages()
     scale = live.method.scale(len(live.train))
     weights = [scale * weight for weight in live.method.weights([stage.rate for stage in stages])]
+    levels = live.levels(queries)
     wanted = list(dict.fromkeys(BASE.get(fold, fold) for fold in by))
     total: dict[tuple[Pair, By], Float64[np.ndarray, " n"]] = {}
     modules: list[str] = []
@@ -65,7 +66,10 @@ def take_apart(fitted: Fitted, train: Examples, queries: Examples, pairs: Sequen
         for number, (stage, weight) in enumerate(zip(stages, weights, strict=True)):
             lens = _Lens(live, live.model.at(stage), number, weight)
             modules = [block.name for block in lens.blocks]
-            turned = {q: lens.turned(lens.gradient(queries[q], live.method.query_measurement())) for _, q in pairs}
+            measurement = live.method.query_measurement()
+            turned = {
+                q: float(levels[number, q]) * lens.turned(lens.gradient(queries[q], measurement)) for _, q in pairs
+            }
             for row in dict.fromkeys(row for row, _ in pairs):
                 seen = lens.example(train[row])
                 for pair in (pair for pair in pairs if pair[0] == row):
@@ -194,7 +198,7 @@ class _Names:
         task, outcome = self.live.model.task, self.live.method.outcome()
 
         def make(parts: Sequence[Token | str], values: Float64[np.ndarray, " n"]) -> Fold:
-            return _fold(query.id, example.id, by, parts, values)
+            return fold_of(query.id, example.id, by, parts, values)
 
         match by:
             case "module":
@@ -214,9 +218,10 @@ class _Names:
                 return make([*tokens, ELSEWHERE], scores)
 
 
-def _fold(
+def fold_of(
     query_id: str, train_id: str, by: By, parts: Sequence[Token | str], scores: Float64[np.ndarray, " n"]
 ) -> Fold:
+    """One fold of one pair, given its tokens, or the names of its modules."""
     tokens = [part if isinstance(part, Token) else Token(part, NOWHERE, NOWHERE, False) for part in parts]
     starts, ends = (np.array([getattr(token, end) for token in tokens], np.int64) for end in ("start", "end"))
     return Fold(query_id, train_id, by, [token.text for token in tokens], scores, starts, ends)
