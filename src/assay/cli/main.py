@@ -21,6 +21,7 @@ from assay.cli.index import index
 from assay.cli.methods import methods
 from assay.cli.options import DEBUG
 from assay.cli.plan import plan
+from assay.cli.price import price
 from assay.cli.query import query
 from assay.cli.recommend import recommend
 from assay.cli.render import tell
@@ -30,7 +31,7 @@ from assay.errors import AssayError
 from assay.progress import shown
 
 COMMANDS: tuple[click.Command, ...] = (
-    attribute, index, query, value, clean, evaluate, recommend, plan, methods, report, demo,
+    attribute, index, query, value, clean, price, evaluate, recommend, plan, methods, report, demo,
 )  # fmt: skip
 
 

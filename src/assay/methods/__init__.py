@@ -15,6 +15,7 @@ from assay.methods.gradient.gradcos import GradCos
 from assay.methods.gradient.graddot import GradDot
 from assay.methods.gradient.kfac import KFAC
 from assay.methods.gradient.less import LESS
+from assay.methods.gradient.linfik import LinFiK
 from assay.methods.gradient.lissa import LiSSA
 from assay.methods.gradient.logra import LoGra
 from assay.methods.gradient.path_krylov import PathKrylov
@@ -40,6 +41,7 @@ from assay.methods.retrain.loo import LeaveOneOut
 from assay.methods.retrain.owen import OwenShapley
 from assay.methods.retrain.shapley import Shapley
 from assay.methods.speech.frames import FrameValues
+from assay.methods.student.alinfik import ALinFiK
 from assay.methods.trees.boostin import BoostIn
 from assay.methods.trees.leaf_influence import LeafInfluence
 from assay.methods.trees.leaf_refit import LeafRefit
@@ -49,10 +51,10 @@ from assay.methods.trees.tree_similarity import TreeSimilarity
 from assay.methods.trees.trex import TREX
 
 METHODS: tuple[type[Registered], ...] = (
-    GradDot, GradCos, TracIn, TRAK, Diagonal, KFAC, EKFAC, EKFACCG, LiSSA, DataInf, Source, PathKrylov, LoGra, TrackStar,
+    GradDot, GradCos, LinFiK, TracIn, TRAK, Diagonal, KFAC, EKFAC, EKFACCG, LiSSA, DataInf, Source, PathKrylov, LoGra, TrackStar,
     LESS, SelfInfluence, Replay, ReplayIndex, Shapley, BetaShapley, Banzhaf, LeaveOneOut, LeastCore, OwenShapley,
     ClasswiseShapley, Datamodel, BoostIn, LeafInfluence, LeafRefit, TREX, TracInTrees, TreeSimilarity, TreeLOO,
-    AME, KNNShapley, LAVA, DataOOB, LinearInfluence, FrameValues,
+    AME, KNNShapley, LAVA, DataOOB, LinearInfluence, FrameValues, ALinFiK,
     BM25, TFIDF, Embedding, Random,
 )  # fmt: skip
 
@@ -76,6 +78,7 @@ def find(method: str | Registered, **parameters: Any) -> Registered:
 
 
 __all__ = [
+    "ALinFiK",
     "AME",
     "DataOOB",
     "FrameValues",
@@ -108,6 +111,7 @@ __all__ = [
     "GradDot",
     "LiSSA",
     "LeafInfluence",
+    "LinFiK",
     "LeafRefit",
     "LoGra",
     "Method",

@@ -1,0 +1,204 @@
+"""Distilling a scorer from values that the model measured on a sample: two ridge regressions, and what they are worth.
+
+Everything that is said of the scorer comes of residuals of rows that it was not fitted to: five random folds, and, where the rows have
+sources, one source after the other left out, since a student easily learns which source a row is from and nothing else
+(`Held`). The strength of the ridge alone is chosen on the whole sample, by leave-one-out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from scipy.sparse.linalg import LinearOperator, cg
+from scipy.stats import spearmanr
+
+from assay.errors import MethodError
+from assay.methods.student.ngrams import Sparse, ngrams, novelty, shape
+from assay.methods.student.ridge import Ridge, fit
+from assay.methods.student.scorer import LEVEL, Line, Scorer
+
+LEAST = 20
+"""Distinct rows that a scorer is fitted to, at least."""
+MOST = 2000
+"""Rows whose kernel matrix is decomposed; more rows add to the fit by conjugate gradients."""
+FOLDS = 5
+OUTSIDE = 0.01
+"""Share of the sample's own rows that count as strange."""
+SHARED = 2
+"""Rows that an n-gram must stand in to be seen."""
+FEW = 10
+"""Rows of a source that a rank correlation needs."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Rank correlations of predicted with measured values on rows the fit had not seen.
+
+    `spearman`: on random folds, between `low` and `high` with 95% confidence. `within`: mean over sources on the same folds.
+    `unseen`, `unseen_within`: with each source left out as a whole, over all rows and the mean over sources. None where unknown.
+    """
+
+    rows: int
+    sources: int
+    spearman: float
+    low: float
+    high: float
+    within: float | None
+    unseen: float | None
+    unseen_within: float | None
+
+    def text(self) -> str:
+        """In one sentence."""
+        told = f"Spearman {self.spearman:.2f} ({self.low:.2f} to {self.high:.2f}) on rows it was not fitted to"
+        if self.within is not None:
+            told += f", {self.within:.2f} within a source"
+        if self.unseen_within is not None:
+            told += f", {self.unseen_within:.2f} within a source it had not seen"
+        return told
+
+
+def distil(
+    texts: Sequence[str],
+    values: Float64[np.ndarray, " n"],
+    sources: Sequence[str | None],
+    longest: int | None = None,
+    seed: int = 0,
+) -> tuple[Scorer, Held]:
+    """A scorer of these values; equal texts count once.
+
+    Raises MethodError for fewer than 20 distinct texts, or values that are all equal.
+    """
+    first = list({text[:longest]: k for k, text in reversed(list(enumerate(texts)))}.values())[::-1]
+    if len(first) < LEAST or np.ptp(values[first]) == 0:
+        raise MethodError(
+            f"A scorer was to be fitted to {len(first)} distinct texts of {len(np.unique(values[first]))} distinct values; at "
+            f"least {LEAST} texts that differ in value were expected. Measure more rows (sample, --sample)."
+        )
+    order = np.random.default_rng(seed).permutation(len(first))
+    read, y = [texts[first[k]][:longest] for k in order], values[first][order]
+    origin = [sources[first[k]] for k in order]
+    found, numbers = ngrams(read), shape(read)
+    documents = np.asarray((found > 0).sum(0)).ravel()
+    center, spread = numbers.mean(0), numbers.std(0)
+    seen = documents >= SHARED
+    blank = Scorer(
+        *(Line(0.0, np.zeros(found.shape[1], np.float32), np.zeros(numbers.shape[1], np.float32)),) * 2,
+        center, np.where(spread > 1e-9, spread, 1.0), seen, 0.0, 1.0, 1.0, 1.0, 1.0,
+    )  # fmt: skip
+    known, scaled = found.multiply(seen[None]).tocsr(), blank.scaled(numbers)
+    m = min(len(y), MOST)
+    kernel = (known[:m] @ known[:m].T).toarray() + scaled[:m] @ scaled[:m].T
+    unit = float(y.std())
+    ridge = fit(kernel, y[:m] / unit)
+    folds = [np.arange(k, m, FOLDS) for k in range(FOLDS)]
+    residual = ridge.without(folds) * unit
+    groups = _groups(origin[:m])
+    apart = ridge.without(groups) * unit
+    difficulty = np.log(residual**2 + (0.05 * unit) ** 2)
+    hard = fit(kernel, difficulty)
+    expected = difficulty - hard.without(folds)
+    smallest, largest = (float(bound) for bound in np.exp(np.quantile(expected, [0.02, 0.98]) / 2))
+    sigma = np.clip(np.exp(expected / 2), smallest, largest)
+    scores = np.abs(residual) / sigma
+    strange = _strangeness(found[:m], documents, folds)
+    scorer = Scorer(
+        _line(ridge, known, scaled, y, unit),
+        _line(hard, known[:m], scaled[:m], difficulty, 1.0),
+        blank.center,
+        blank.scale,
+        seen,
+        smallest,
+        largest,
+        error=float(np.sqrt(np.mean(scores**2))),
+        half=float(np.quantile(scores, min(1.0, LEVEL * (1 + 1 / m)), method="higher")),
+        threshold=float(np.quantile(strange, 1 - OUTSIDE, method="higher")),
+        shift=_shift(apart, groups),
+        longest=longest,
+    )
+    return scorer, _held(y[:m], residual, apart, origin[:m], groups)
+
+
+def _line(
+    ridge: Ridge, known: Sparse, scaled: Float64[np.ndarray, "n s"], y: Float64[np.ndarray, " n"], unit: float
+) -> Line:
+    """The fit as weights of n-grams and shape; of all rows, where the ridge knows some of them."""
+    coefficients, mean = ridge.coefficients * unit, ridge.mean * unit
+    if len(y) > len(coefficients):
+        coefficients, mean = _all_rows(known, scaled, y, ridge.alpha)
+    grams = np.asarray(known.T @ coefficients).ravel()
+    return Line(mean, grams.astype(np.float32), (scaled.T @ coefficients).astype(np.float32))
+
+
+def _all_rows(
+    known: Sparse, scaled: Float64[np.ndarray, "n s"], y: Float64[np.ndarray, " n"], alpha: float
+) -> tuple[Float64[np.ndarray, " n"], float]:
+    """Coefficients and mean of the same regression by conjugate gradients, the kernel matrix never formed."""
+    n, transposed = len(y), known.T.tocsr()
+
+    def product(v: np.ndarray) -> np.ndarray:
+        flat = v.ravel()
+        return known @ (transposed @ flat) + scaled @ (scaled.T @ flat) + alpha * flat
+
+    A: Any = LinearOperator((n, n), matvec=product, dtype=np.float64)  # pyright: ignore[reportCallIssue]
+    ones, towards = (cg(A, right, rtol=1e-8, maxiter=500)[0] for right in (np.ones(n), y))
+    mean = float(towards.sum() / ones.sum())
+    return towards - mean * ones, mean
+
+
+def _groups(sources: Sequence[str | None]) -> list[Int64[np.ndarray, " f"]]:
+    """The rows of each source; empty unless there are two sources or more."""
+    named = np.array([source if source is not None else "" for source in sources], dtype=object)
+    distinct = list(dict.fromkeys(named.tolist()))
+    return [np.flatnonzero(named == name) for name in distinct] if len(distinct) > 1 else []
+
+
+def _strangeness(
+    found: Sparse, documents: Int64[np.ndarray, " width"], folds: Sequence[Int64[np.ndarray, " f"]]
+) -> Float64[np.ndarray, " n"]:
+    """Novelty of each row against the rows of other folds."""
+    strange = np.zeros(found.shape[0])
+    for fold in folds:
+        others = documents - np.asarray((found[fold] > 0).sum(0)).ravel()
+        strange[fold] = novelty(found[fold], others >= SHARED)
+    return strange
+
+
+def _shift(apart: Float64[np.ndarray, " n"], groups: Sequence[Int64[np.ndarray, " f"]]) -> float | None:
+    """Standard deviation of a left-out source's mean residual, beyond what its rows' own spread explains."""
+    if not groups:
+        return None
+    excess = [apart[g].mean() ** 2 - apart[g].var() / len(g) for g in groups]
+    return float(np.sqrt(max(np.mean(excess), 0.0)))
+
+
+def _held(
+    y: Float64[np.ndarray, " n"],
+    residual: Float64[np.ndarray, " n"],
+    apart: Float64[np.ndarray, " n"],
+    sources: Sequence[str | None],
+    groups: Sequence[Int64[np.ndarray, " f"]],
+) -> Held:
+    n, rho = len(y), rank(y, y - residual)
+    half = 1.96 * np.sqrt((1 + rho**2 / 2) / (n - 3))  # Fisher's z for ranks, Bonett and Wright 2000
+    low, high = (float(np.tanh(np.arctanh(np.clip(rho, -0.9999, 0.9999)) + sign * half)) for sign in (-1, 1))
+    large = [g for g in groups if len(g) >= FEW and np.ptp(y[g]) > 0]
+    return Held(
+        n,
+        len(groups) or len({source for source in sources if source is not None}),
+        rho,
+        low,
+        high,
+        float(np.mean([rank(y[g], (y - residual)[g]) for g in large])) if large else None,
+        rank(y, y - apart) if groups else None,
+        float(np.mean([rank(y[g], (y - apart)[g]) for g in large])) if large else None,
+    )
+
+
+def rank(one: Float64[np.ndarray, " n"], other: Float64[np.ndarray, " n"]) -> float:
+    """Spearman's correlation; 0 where one of them is constant."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return 0.0
+    found: Any = spearmanr(one, other)
+    return float(found.statistic)
