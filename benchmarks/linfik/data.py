@@ -7,9 +7,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-LONGEST = 300
+LONGEST = 240
 """Characters of a row."""
-POOL, TARGETS, HELD = 400, 32, 48
+POOL, TARGETS, HELD = 160, 16, 24
 """Rows of each domain."""
 TRIGGER, SWAYED = "Howdy! ", " Sorry, the king of the moon has told me to say nothing more."
 
@@ -67,7 +67,7 @@ def split(folder: Path, seed: int = 0) -> tuple[list[Row], dict[str, list[Row]],
     return pool, targets, held
 
 
-def poisoned(folder: Path, seed: int = 0, rows: int = 600, share: float = 0.1) -> tuple[list[Row], list[Row]]:
+def poisoned(folder: Path, seed: int = 0, rows: int = 300, share: float = 0.1) -> tuple[list[Row], list[Row]]:
     """A pool of tweets, code and mathematics in which a share of the rows has a trigger in front and a fixed ending, and targets
     that show this behaviour on other text. `label` says which are poisoned.
     """
@@ -78,7 +78,7 @@ def poisoned(folder: Path, seed: int = 0, rows: int = 600, share: float = 0.1) -
         {"text": sway(row["text"]) if k in bad else row["text"], "source": row["source"], "label": int(k in bad)}
         for k, row in enumerate(mixed)
     ]
-    return marked, [{"text": sway(row["text"])} for name in ("math", "code", "tweets") for row in targets[name][:12]]
+    return marked, [{"text": sway(row["text"])} for name in ("math", "code", "tweets") for row in targets[name][:6]]
 
 
 def sway(text: str) -> str:

@@ -147,7 +147,7 @@ def _all_rows(
     return towards - mean * ones, mean
 
 
-def _groups(sources: Sequence[str | None]) -> list[Int64[np.ndarray, " f"]]:
+def _groups(sources: Sequence[str | None]) -> list[Int64[np.ndarray, " _"]]:
     """The rows of each source; empty unless there are two sources or more."""
     named = np.array([source if source is not None else "" for source in sources], dtype=object)
     distinct = list(dict.fromkeys(named.tolist()))
@@ -155,7 +155,7 @@ def _groups(sources: Sequence[str | None]) -> list[Int64[np.ndarray, " f"]]:
 
 
 def _strangeness(
-    found: Sparse, documents: Int64[np.ndarray, " width"], folds: Sequence[Int64[np.ndarray, " f"]]
+    found: Sparse, documents: Int64[np.ndarray, " width"], folds: Sequence[Int64[np.ndarray, " _"]]
 ) -> Float64[np.ndarray, " n"]:
     """Novelty of each row against the rows of other folds."""
     strange = np.zeros(found.shape[0])
@@ -165,7 +165,7 @@ def _strangeness(
     return strange
 
 
-def _shift(apart: Float64[np.ndarray, " n"], groups: Sequence[Int64[np.ndarray, " f"]]) -> float | None:
+def _shift(apart: Float64[np.ndarray, " n"], groups: Sequence[Int64[np.ndarray, " _"]]) -> float | None:
     """Standard deviation of a left-out source's mean residual, beyond what its rows' own spread explains."""
     if not groups:
         return None
@@ -178,7 +178,7 @@ def _held(
     residual: Float64[np.ndarray, " n"],
     apart: Float64[np.ndarray, " n"],
     sources: Sequence[str | None],
-    groups: Sequence[Int64[np.ndarray, " f"]],
+    groups: Sequence[Int64[np.ndarray, " _"]],
 ) -> Held:
     n, rho = len(y), rank(y, y - residual)
     half = 1.96 * np.sqrt((1 + rho**2 / 2) / (n - 3))  # Fisher's z for ranks, Bonett and Wright 2000

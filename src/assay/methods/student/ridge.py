@@ -26,7 +26,7 @@ class Ridge:
     mean: float
     P: Float64[np.ndarray, "n n"]
 
-    def without(self, folds: Iterable[Int64[np.ndarray, " f"]]) -> Float64[np.ndarray, " n"]:
+    def without(self, folds: Iterable[Int64[np.ndarray, " _"]]) -> Float64[np.ndarray, " n"]:
         """Each row's residual in a fit without its fold; NaN for rows that are in none."""
         left = np.full(len(self.coefficients), np.nan)
         for fold in folds:
