@@ -241,7 +241,59 @@ def trees(result: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def linfik(result: dict[str, Any]) -> str:
+    """Scorers of LinFiK, and selections by them."""
+    clock, bad = result["clock"], result["poisoned"]
+    known = _rows(
+        ["target", "sample", "Spearman", "within a domain", "told by the scorer", "90% intervals hold"],
+        [
+            [
+                *name.split(),
+                f"{c['spearman']:.3f} ± {c['sd']:.3f}",
+                f"{c['within']:.2f}",
+                f"{c['told']:.2f}",
+                f"{c['coverage']:.0%}",
+            ]
+            for name, c in result["known"].items()
+        ],
+    )
+    out = _rows(
+        ["domain left out of the sample", "ROC AUC of novelty", "told of it", "told of the rest"],
+        [
+            [name, f"{c['auc']:.3f}", f"{c['told of it']:.0%}", f"{c['of the rest']:.0%}"]
+            for name, c in result["domain"].items()
+        ],
+    )
+    chosen = _rows(
+        ["target", "chosen by", "fall of the loss", "of LinFiK's", "ALinFiK's beyond it"],
+        [
+            [f"{target} ({found['seeds']} seeds)", by, _error(c["fall"], c["stderr"]), f"{c['of linfik']:.2f}",
+             _error(c["alinfik beyond"], c["alinfik beyond stderr"])]
+            for target, found in result["selection"].items()
+            for by, c in found.items()
+            if isinstance(c, dict)
+        ],
+    )  # fmt: skip
+    settings = result["settings"]
+    return (
+        f"## LinFiK and ALinFiK (stories15m, {result['pool']['rows']} rows of {', '.join(result['pool']['domains'])})\n\n"
+        f"{_made(result)}\nA scorer on rows it was not fitted to, mean of five samples:\n\n{known}\n"
+        f"Processor time a row on one thread: LinFiK {1e3 * clock['linfik']:.0f} ms, the scorer {1e3 * clock['scorer']:.2f} ms: "
+        f"{clock['linfik'] / clock['scorer']:.0f} times (aim 20).\n\n{out}\n"
+        f"Fine-tuning on {settings['share']:.0%} of 500 rows (AdamW, one pass), chosen for the targets; the scorer knows "
+        f"{settings['sample']:.0%} of the rows. Fall of the mean loss of held-out rows of the target's domain, nats, with standard "
+        f"errors over seeds:\n\n{chosen}\n"
+        f"Poisoned rows ({bad['poisoned']} of {bad['rows']}, a trigger and a fixed ending) by value for the trigger, ROC AUC: LinFiK "
+        f"{bad['linfik']:.3f}; scorers of 60 rows {bad['alinfik 60']:.3f} (least of five {bad['least 60']:.3f}), of 150 rows "
+        f"{bad['alinfik 150']:.3f} ({bad['least 150']:.3f}). Aim 0.95.\n"
+    )
+
+
+def _error(mean: float, error: float | None) -> str:
+    return f"{mean:+.3f}" if error is None else f"{mean:+.3f} ± {error:.3f}"
+
+
 SECTIONS = {
     "fidelity": fidelity, "ekfac": ekfac, "replay": replay, "indexing": indexing, "growth": growth, "scan": scan, "trak": trak,
-    "trees": trees,
+    "trees": trees, "linfik": linfik,
 }  # fmt: skip

@@ -19,6 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from benchmarks.linfik.data import DOMAINS, Row, short
 
 WANTED = "math"
@@ -85,7 +87,7 @@ def main() -> None:
     length = ("--max-length", str(LENGTH))
     # The owner measures the sample with the model, and exports a scorer.
     assay(owner, "value", model, *length, "--train", "sample.jsonl", "--on", "targets.jsonl", "--method", "alinfik",
-          "--sample", "1", "--export", "scorer", "--top", "2")  # fmt: skip
+          "--sampled", "1", "--export", "scorer", "--top", "2")  # fmt: skip
     for provider in PROVIDERS:
         # What is sent to a provider: the scorer. What comes back: the offer.
         shutil.copytree(owner / "scorer", work / provider / "scorer")
@@ -106,5 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     main()

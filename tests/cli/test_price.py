@@ -34,7 +34,7 @@ def market(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     owner = root / "owner"
     told = run("value", owner / "model", "--train", owner / "sample.jsonl", "--on", owner / "targets.jsonl", "-m", "alinfik",
-               "--sample", 1, "--export", owner / "scorer", "--out", owner / "run")  # fmt: skip
+               "--sampled", 1, "--export", owner / "scorer", "--out", owner / "run")  # fmt: skip
     assert "Scorer saved" in told.stderr
     return root
 
@@ -53,7 +53,7 @@ def offer_of(market: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_owner_exports_what_his_values_come_from(market: Path) -> None:
     owner = market / "owner"
     values = assay.Values.load(owner / "run")
-    expected = ALinFiK(sample=1).distil(
+    expected = ALinFiK(sampled=1).distil(
         assay.load(owner / "model"), assay.read(owner / "sample.jsonl"), assay.read(owner / "targets.jsonl")
     )
     np.testing.assert_allclose(values.array, expected.values.array, rtol=1e-5)
@@ -146,7 +146,7 @@ def test_what_owners_may_get_wrong(market: Path, monkeypatch: pytest.MonkeyPatch
     refused("value", owner / "model", *data, "-m", "linfik", "--export", tmp_path / "scorer", names=["alinfik"])
     (tmp_path / "letter.txt").write_text("dear")
     refused("value", owner / "model", *data, "-m", "alinfik", "--export", tmp_path, names=["letter.txt"])
-    refused("value", owner / "model", *data, "-m", "alinfik", "--sample", 61, names=["61 of the 60"])
+    refused("value", owner / "model", *data, "-m", "alinfik", "--sampled", 61, names=["61 of the 60"])
     refused("price", offer, "--budget", 0, names=["budget"])
     refused("price", offer, offer, "--budget", 10, names=["north"])
     refused("price", market / "north", "--budget", 10, names=["offer.json"])

@@ -34,11 +34,11 @@ def language() -> Model:
 
 @cache
 def usual() -> Distilled:
-    return ALinFiK(sample=60).distil(language(), POOL, ON)
+    return ALinFiK(sampled=60).distil(language(), POOL, ON)
 
 
 def values(train: Examples = POOL, **options: Any) -> assay.Values:
-    return assay.value(language(), train, ON, ALinFiK(**{"sample": 60, **options}))
+    return assay.value(language(), train, ON, ALinFiK(**{"sampled": 60, **options}))
 
 
 def test_measured_rows_have_the_models_value_and_no_error() -> None:
@@ -57,7 +57,7 @@ def test_the_result_is_complete() -> None:
     about = found.provenance
     assert list(found.ids) == list(POOL.ids)
     assert (about.method, about.unit, about.sign, about.coverage) == ("alinfik", "arbitrary", SIGN, 1.0)
-    assert about.parameters == ALinFiK(sample=60).parameters()
+    assert about.parameters == ALinFiK(sampled=60).parameters()
     assert about.train_fingerprint == POOL.fingerprint()
     assert about.query_fingerprint == ON.fingerprint()
     assert about.inputs["train"] == POOL.origin
@@ -78,22 +78,22 @@ def test_the_same_input_gives_the_same_bits() -> None:
 
 
 def test_a_share_and_a_number_are_the_same_sample() -> None:
-    np.testing.assert_array_equal(values(sample=60 / 90).array, usual().values.array)
-    whole = values(sample=1.0)
+    np.testing.assert_array_equal(values(sampled=60 / 90).array, usual().values.array)
+    whole = values(sampled=1.0)
     assert whole.raw["measured"].all()
 
 
 def test_order_does_not_matter_when_all_rows_are_measured() -> None:
     rows = np.random.default_rng(0).permutation(90)
     np.testing.assert_allclose(
-        values(POOL.select(rows), sample=1.0).array, values(sample=1.0).array[rows], rtol=1e-4, atol=1e-7
+        values(POOL.select(rows), sampled=1.0).array, values(sampled=1.0).array[rows], rtol=1e-4, atol=1e-7
     )
 
 
 def test_equal_rows_have_equal_values() -> None:
     """Also where only one of them was measured."""
     texts = sentences(60)
-    found = values(examples(*texts, *texts), sample=40)
+    found = values(examples(*texts, *texts), sampled=40)
     np.testing.assert_allclose(found.array[:60], found.array[60:], rtol=1e-3, atol=1e-6 * np.abs(found.array).max())
     assert found.raw["measured"].sum() > 40
 
@@ -103,20 +103,20 @@ def test_the_model_is_borrowed() -> None:
     module.get_submodule("model.layers.0.self_attn").eval()
     module.get_submodule("model.layers.0.mlp.up_proj").requires_grad_(False)
     before = snapshot(module)
-    assay.value(Model(module, language().task), POOL, ON, ALinFiK(sample=30))
+    assay.value(Model(module, language().task), POOL, ON, ALinFiK(sampled=30))
     assert_untouched(before, module)
 
 
 def test_constructors_record() -> None:
-    method = ALinFiK(sample=0.5)
+    method = ALinFiK(sampled=0.5)
     with pytest.raises(FrozenInstanceError):
-        method.sample = 1.0  # type: ignore[misc]
+        method.sampled = 1.0  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("sample", [0, -0.1, 30.5])
 def test_a_sample_that_is_none_is_refused(sample: float) -> None:
     with pytest.raises(MethodError, match="sample"):
-        ALinFiK(sample=sample)
+        ALinFiK(sampled=sample)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_sample_that_is_none_is_refused(sample: float) -> None:
 )
 def test_a_pool_that_is_too_small_is_refused(sample: float, told: str) -> None:
     with pytest.raises(MethodError, match=told):
-        values(sample=sample)
+        values(sampled=sample)
 
 
 def test_input_that_does_not_fit_is_refused() -> None:
@@ -144,7 +144,7 @@ def test_what_is_not_finite_stops() -> None:
     with torch.no_grad():
         module.get_submodule("model.norm").weight.fill_(float("nan"))  # type: ignore[operator,union-attr]
     with pytest.raises(NonFiniteError):
-        assay.value(Model(module, language().task), POOL, ON, ALinFiK(sample=60))
+        assay.value(Model(module, language().task), POOL, ON, ALinFiK(sampled=60))
 
 
 def test_the_scorer_says_where_it_comes_from_and_holds_no_text() -> None:
@@ -161,7 +161,7 @@ def test_the_scorer_says_where_it_comes_from_and_holds_no_text() -> None:
 def test_rows_that_the_model_cut_are_read_as_far() -> None:
     model = language()
     short = Model(model.module, type(model.task)(model.task.tokenizer, 6))  # type: ignore[attr-defined,call-arg]
-    scorer = ALinFiK(sample=60).distil(short, POOL, ON).scorer
+    scorer = ALinFiK(sampled=60).distil(short, POOL, ON).scorer
     assert scorer.longest is not None
     assert 10 < scorer.longest < 40
     assert usual().scorer.longest is None

@@ -135,8 +135,9 @@ def test_an_offer_holds_values_and_no_text(scorer: Scorer, tmp_path: Path) -> No
     assert not any(" ".join(row["text"].split()[:2]).encode() in content for row in rows)
     summary = json.loads((tmp_path / "offer" / "offer.json").read_text("utf-8"))["summary"]
     values = scorer.predict([row["text"] for row in rows]).value
-    assert summary["total"] == pytest.approx(values.sum())
-    assert sum(summary["histogram"]["counts"]) == summary["counted"] == 40
+    assert made.counted.sum() > 35
+    assert summary["total"] == pytest.approx(values[made.counted].sum())
+    assert sum(summary["histogram"]["counts"]) == summary["counted"] == made.counted.sum()
     loaded = load_offer(tmp_path / "offer")
     assert (loaded.provider, loaded.scorer, loaded.summary()) == ("North", "c", made.summary())
     np.testing.assert_array_equal(loaded.predicted.value, values)
@@ -146,8 +147,9 @@ def test_total_values_lie_within_their_intervals(scorer: Scorer) -> None:
     inside = 0
     for seed in range(20):
         texts = sentences(30, seed=100 + seed)
-        low, high = appraise(scorer, "c", examples(*texts), "a").summary()["total_interval"]
-        inside += low < sum(map(worth, texts)) < high
+        made = appraise(scorer, "c", examples(*texts), "a")
+        low, high = made.summary()["total_interval"]
+        inside += low < sum(worth(texts[k]) for k in np.flatnonzero(made.counted)) < high
     assert inside >= 18
 
 

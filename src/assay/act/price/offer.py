@@ -121,7 +121,7 @@ def appraise(
             f"more; it knows up to {scorer.threshold:.2f}), so it can say nothing about them. Ask for a scorer fitted to such data."
         )
     digests = [digest_of(text, checksum) for text in examples.texts]
-    data: dict[str, Any] = {"rows": len(examples), "fingerprint": examples.fingerprint()}
+    data: dict[str, Any] = {"rows": len(examples), "fingerprint": fingerprint_of(digests)}
     if file is not None and Path(file).is_file():
         data["file"] = describe(Path(file))
     held = scorer.about.get("held_out", {})
@@ -173,6 +173,11 @@ def digest_of(text: str, scorer: str) -> str:
     """By which equal texts are known: SHA-256 of the scorer's checksum and the text without case, and with single spaces."""
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return hashlib.sha256(f"{scorer}\n{plain}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def fingerprint_of(digests: Sequence[str]) -> str:
+    """Of the texts in their order: SHA-256 of the digests, a line each. Ids, and so the file's name, are no part of it."""
+    return hashlib.sha256("\n".join(digests).encode("ascii")).hexdigest()
 
 
 def deviation(stderr: np.ndarray, rows: float, shift: float | None) -> float:

@@ -54,7 +54,7 @@ class ALinFiK(ValueMethod):
     summary: ClassVar[str] = "linfik on a sample, and a small text scorer distilled from it for the rest"
     paper: ClassVar[str] = "Pan et al. 2025 (2503.01052)"
 
-    sample: float = option(0.05, "rows that the model itself measures: a share up to 1, or a number of rows above 1")
+    sampled: float = option(0.05, "rows that the model itself measures: a share up to 1, or a number of rows above 1")
     seed: int = option(0, "of the choice of the sample")
     on_nonfinite: str = option(
         "raise", "a loss or gradient that is NaN or infinite: stop, or skip the example", ("raise", "skip")
@@ -62,8 +62,8 @@ class ALinFiK(ValueMethod):
 
     def check(self) -> None:
         """A share, or a number of rows."""
-        whole = self.sample <= 1 or float(self.sample).is_integer()
-        self.expect(self.sample > 0 and whole, "sample", "a share above 0 and up to 1, or a whole number of rows")
+        whole = self.sampled <= 1 or float(self.sampled).is_integer()
+        self.expect(self.sampled > 0 and whole, "sampled", "a share above 0 and up to 1, or a whole number of rows")
 
     def value(self, model: Any, train: Examples, on: Examples | None = None) -> Values:
         """Values of the training examples for the examples `on`.
@@ -123,11 +123,11 @@ class ALinFiK(ValueMethod):
 
     def _rows(self, n: int) -> Int64[np.ndarray, " m"]:
         """The rows of the sample, ascending."""
-        m = math.ceil(self.sample * n - 1e-9) if self.sample <= 1 else int(self.sample)
+        m = math.ceil(self.sampled * n - 1e-9) if self.sampled <= 1 else int(self.sampled)
         if m > n or m < LEAST:
             raise MethodError(
-                f"The sample is {m:,} of the {n:,} rows of the pool (sample={self.sample:g}); at least {LEAST} and at most all "
-                f"rows were expected. Give more rows, another sample (--sample), or use linfik, which measures every row."
+                f"The sample is {m:,} of the {n:,} rows of the pool (sampled={self.sampled:g}); at least {LEAST} and at most all "
+                f"rows were expected. Give more rows, another number (--sampled), or use linfik, which measures every row."
             )
         return np.sort(np.random.default_rng(self.seed).permutation(n)[:m])
 

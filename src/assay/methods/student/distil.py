@@ -70,11 +70,14 @@ def distil(
 
     Raises MethodError for fewer than 20 distinct texts, or values that are all equal.
     """
-    first = list({text[:longest]: k for k, text in reversed(list(enumerate(texts)))}.values())[::-1]
+    known_at: dict[str, int] = {}
+    for k, text in enumerate(texts):
+        known_at.setdefault(text[:longest], k)
+    first = list(known_at.values())
     if len(first) < LEAST or np.ptp(values[first]) == 0:
         raise MethodError(
             f"A scorer was to be fitted to {len(first)} distinct texts of {len(np.unique(values[first]))} distinct values; at "
-            f"least {LEAST} texts that differ in value were expected. Measure more rows (sample, --sample)."
+            f"least {LEAST} texts that differ in value were expected. Measure more rows (sampled, --sampled)."
         )
     order = np.random.default_rng(seed).permutation(len(first))
     read, y = [texts[first[k]][:longest] for k in order], values[first][order]

@@ -79,7 +79,8 @@ class Kind:
 
     def damaged(self, path: Path, why: str) -> InputError:
         """The error for what is not as it was written."""
-        return InputError(f"{self.called} is damaged or was changed, at {path}: {why}. Ask for it again.".capitalize())
+        called = self.called[0].upper() + self.called[1:]
+        return InputError(f"{called} is damaged or was changed, at {path}: {why}. Ask for it again.")
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
