@@ -15,7 +15,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 from scipy.stats import spearmanr
 
 from assay.errors import MethodError
-from assay.methods.student.ngrams import Sparse, ngrams, novelty, shape
+from assay.methods.student.ngrams import Sparse, ngrams, novelty, shape, standard
 from assay.methods.student.ridge import Ridge, fit
 from assay.methods.student.scorer import LEVEL, Line, Scorer
 
@@ -24,6 +24,8 @@ LEAST = 20
 MOST = 2000
 """Rows whose kernel matrix is decomposed; more rows add to the fit by conjugate gradients."""
 FOLDS = 5
+FLOOR = 0.05
+"""Errors are not told apart below this share of the values' spread."""
 OUTSIDE = 0.01
 """Share of the sample's own rows that count as strange."""
 SHARED = 2
@@ -70,57 +72,78 @@ def distil(
 
     Raises MethodError for fewer than 20 distinct texts, or values that are all equal.
     """
-    known_at: dict[str, int] = {}
-    for k, text in enumerate(texts):
-        known_at.setdefault(text[:longest], k)
-    first = list(known_at.values())
-    if len(first) < LEAST or np.ptp(values[first]) == 0:
-        raise MethodError(
-            f"A scorer was to be fitted to {len(first)} distinct texts of {len(np.unique(values[first]))} distinct values; at "
-            f"least {LEAST} texts that differ in value were expected. Measure more rows (sampled, --sampled)."
-        )
-    order = np.random.default_rng(seed).permutation(len(first))
-    read, y = [texts[first[k]][:longest] for k in order], values[first][order]
-    origin = [sources[first[k]] for k in order]
+    order = np.random.default_rng(seed).permutation(_distinct(texts, values, longest))
+    read, y, origin = [texts[k][:longest] for k in order], values[order], [sources[k] for k in order]
     found, numbers = ngrams(read), shape(read)
     documents = np.asarray((found > 0).sum(0)).ravel()
-    center, spread = numbers.mean(0), numbers.std(0)
     seen = documents >= SHARED
-    blank = Scorer(
-        *(Line(0.0, np.zeros(found.shape[1], np.float32), np.zeros(numbers.shape[1], np.float32)),) * 2,
-        center, np.where(spread > 1e-9, spread, 1.0), seen, 0.0, 1.0, 1.0, 1.0, 1.0,
-    )  # fmt: skip
-    known, scaled = found.multiply(seen[None]).tocsr(), blank.scaled(numbers)
-    m = min(len(y), MOST)
+    center, scale = numbers.mean(0), np.maximum(numbers.std(0), 1e-9)
+    known, scaled = found.multiply(seen[None]).tocsr(), standard(numbers, center, scale)
+    m, unit = min(len(y), MOST), float(y.std())
     kernel = (known[:m] @ known[:m].T).toarray() + scaled[:m] @ scaled[:m].T
-    unit = float(y.std())
     ridge = fit(kernel, y[:m] / unit)
-    folds = [np.arange(k, m, FOLDS) for k in range(FOLDS)]
-    residual = ridge.without(folds) * unit
-    groups = _groups(origin[:m])
-    apart = ridge.without(groups) * unit
-    difficulty = np.log(residual**2 + (0.05 * unit) ** 2)
-    hard = fit(kernel, difficulty)
-    expected = difficulty - hard.without(folds)
-    smallest, largest = (float(bound) for bound in np.exp(np.quantile(expected, [0.02, 0.98]) / 2))
-    sigma = np.clip(np.exp(expected / 2), smallest, largest)
-    scores = np.abs(residual) / sigma
+    folds, groups = [np.arange(k, m, FOLDS) for k in range(FOLDS)], _groups(origin[:m])
+    residual, apart = ridge.without(folds) * unit, ridge.without(groups) * unit
+    spread = _spread(kernel, residual, unit, folds)
     strange = _strangeness(found[:m], documents, folds)
     scorer = Scorer(
         _line(ridge, known, scaled, y, unit),
-        _line(hard, known[:m], scaled[:m], difficulty, 1.0),
-        blank.center,
-        blank.scale,
+        _line(spread.ridge, known[:m], scaled[:m], residual, 1.0),
+        center,
+        scale,
         seen,
-        smallest,
-        largest,
-        error=float(np.sqrt(np.mean(scores**2))),
-        half=float(np.quantile(scores, min(1.0, LEVEL * (1 + 1 / m)), method="higher")),
+        spread.smallest,
+        spread.largest,
+        spread.error,
+        spread.half,
         threshold=float(np.quantile(strange, 1 - OUTSIDE, method="higher")),
         shift=_shift(apart, groups),
         longest=longest,
     )
     return scorer, _held(y[:m], residual, apart, origin[:m], groups)
+
+
+def _distinct(texts: Sequence[str], values: Float64[np.ndarray, " n"], longest: int | None) -> Int64[np.ndarray, " m"]:
+    """The first row of each text. Raises MethodError where they are too few, or all worth the same."""
+    known: dict[str, int] = {}
+    for k, text in enumerate(texts):
+        known.setdefault(text[:longest], k)
+    first = np.array(list(known.values()), dtype=np.int64)
+    worth = len(np.unique(values[first]))
+    if len(first) < LEAST or worth == 1:
+        raise MethodError(
+            f"A scorer was to be fitted to {len(first)} distinct texts of {worth} distinct values; at least {LEAST} texts that "
+            "differ in value were expected. Measure more rows (sampled, --sampled)."
+        )
+    return first
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """The regression of log squared errors, the bounds of what it may say, and the factors that make it right."""
+
+    ridge: Ridge
+    smallest: float
+    largest: float
+    error: float
+    half: float
+
+
+def _spread(
+    kernel: Float64[np.ndarray, "m m"],
+    residual: Float64[np.ndarray, " m"],
+    unit: float,
+    folds: Sequence[Int64[np.ndarray, " _"]],
+) -> _Spread:
+    """How large errors are, from out-of-fold errors; judged on what it says of rows that it was not fitted to in turn."""
+    difficulty = np.log(residual**2 + (FLOOR * unit) ** 2)
+    ridge = fit(kernel, difficulty)
+    expected = difficulty - ridge.without(folds)
+    smallest, largest = (float(bound) for bound in np.exp(np.quantile(expected, [0.02, 0.98]) / 2))
+    ratios = np.abs(residual) / np.clip(np.exp(expected / 2), smallest, largest)
+    level = min(1.0, LEVEL * (1 + 1 / len(residual)))
+    error, half = np.sqrt(np.mean(ratios**2)), np.quantile(ratios, level, method="higher")
+    return _Spread(ridge, smallest, largest, float(error), float(half))
 
 
 def _line(

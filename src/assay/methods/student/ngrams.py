@@ -71,6 +71,13 @@ def shape(texts: Sequence[str]) -> Float64[np.ndarray, "n s"]:
     return np.array([_shape(text) for text in texts], dtype=np.float64).reshape(len(texts), SHAPE)
 
 
+def standard(
+    numbers: Float64[np.ndarray, "n s"], center: Float64[np.ndarray, " s"], scale: Float64[np.ndarray, " s"]
+) -> Float64[np.ndarray, "n s"]:
+    """Shape in units of a sample's spread, at most three of them, a row of about unit length."""
+    return np.clip((numbers - center) / scale, -3, 3) / np.sqrt(numbers.shape[1])
+
+
 def _shape(text: str) -> tuple[float, ...]:
     length, words = max(len(text), 1), text.split()
     count = max(len(words), 1)

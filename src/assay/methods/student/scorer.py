@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
-from assay.methods.student.ngrams import Sparse, ngrams, novelty, shape
+from assay.methods.student.ngrams import Sparse, ngrams, novelty, shape, standard
 
 BLOCK = 2048
 """Texts looked at together."""
@@ -94,14 +94,9 @@ class Scorer:
 
     def _block(self, texts: Sequence[str]) -> Predicted:
         read = [text[: self.longest] for text in texts]
-        found, scaled = ngrams(read), self.scaled(shape(read))
+        found, scaled = ngrams(read), standard(shape(read), self.center, self.scale)
         strange = novelty(found, self.seen)
         value = self.value(found, scaled)
         spread = np.clip(np.exp(self.log_square(found, scaled) / 2), self.smallest, self.largest)
         half = self.half * spread
         return Predicted(value, self.error * spread, value - half, value + half, strange, strange <= self.threshold)
-
-    def scaled(self, numbers: Float64[np.ndarray, "n s"]) -> Float64[np.ndarray, "n s"]:
-        """Shape in the sample's spread, of about unit length together; at most three times that."""
-        apart = (numbers - self.center) / self.scale
-        return np.clip(apart, -3, 3) / np.sqrt(numbers.shape[1])
