@@ -167,9 +167,12 @@ def _longest(model: Model, sample: Examples) -> int | None:
 
 def _known(train: Examples, texts: list[str], values: Float64[np.ndarray, " m"]) -> dict[int, float]:
     """The value of each row whose text was measured, by position."""
-    digest = lambda text: hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()  # noqa: E731
-    found = {digest(text): value for text, value in zip(texts, values.tolist(), strict=True)}
-    return {k: found[d] for k, d in enumerate(map(digest, train.texts)) if d in found}
+    found: dict[bytes, float] = {_digest(text): value for text, value in zip(texts, values.tolist(), strict=True)}
+    return {k: found[digest] for k, digest in enumerate(map(_digest, train.texts)) if digest in found}
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _told(n: int, taken: np.ndarray, inside: np.ndarray, scorer: Scorer, held: Held) -> tuple[str, ...]:

@@ -7,12 +7,12 @@ sources, one source after the other left out, since a student easily learns whic
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from scipy.sparse.linalg import LinearOperator, cg
-from scipy.stats import spearmanr
+from scipy import stats
+from scipy.sparse import linalg
 
 from assay.errors import MethodError
 from assay.methods.student.ngrams import Sparse, ngrams, novelty, shape, standard
@@ -73,7 +73,8 @@ def distil(
     Raises MethodError for fewer than 20 distinct texts, or values that are all equal.
     """
     order = np.random.default_rng(seed).permutation(_distinct(texts, values, longest))
-    read, y, origin = [texts[k][:longest] for k in order], values[order], [sources[k] for k in order]
+    rows: list[int] = order.tolist()
+    read, y, origin = [texts[k][:longest] for k in rows], values[order], [sources[k] for k in rows]
     found, numbers = ngrams(read), shape(read)
     documents = np.asarray((found > 0).sum(0)).ravel()
     seen = documents >= SHARED
@@ -167,8 +168,10 @@ def _all_rows(
         flat = v.ravel()
         return known @ (transposed @ flat) + scaled @ (scaled.T @ flat) + alpha * flat
 
-    A: Any = LinearOperator((n, n), matvec=product, dtype=np.float64)  # pyright: ignore[reportCallIssue]
-    ones, towards = (cg(A, right, rtol=1e-8, maxiter=500)[0] for right in (np.ones(n), y))
+    solvers = cast(Any, linalg)
+    A = solvers.LinearOperator((n, n), matvec=product, dtype=np.float64)
+    ones: Float64[np.ndarray, " n"] = solvers.cg(A, np.ones(n), rtol=1e-8, maxiter=500)[0]
+    towards: Float64[np.ndarray, " n"] = solvers.cg(A, y, rtol=1e-8, maxiter=500)[0]
     mean = float(towards.sum() / ones.sum())
     return towards - mean * ones, mean
 
@@ -226,5 +229,4 @@ def rank(one: Float64[np.ndarray, " n"], other: Float64[np.ndarray, " n"]) -> fl
     """Spearman's correlation; 0 where one of them is constant."""
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return 0.0
-    found: Any = spearmanr(one, other)
-    return float(found.statistic)
+    return float(cast(Any, stats).spearmanr(one, other).statistic)

@@ -47,7 +47,7 @@ Sparse = Any
 
 def ngrams(texts: Sequence[str]) -> Sparse:
     """Log counts of the hashed n-grams, each group at unit length: CSR, float64 [texts, WIDTH]."""
-    return sparse.hstack([unit(counts(texts, name)) for name in GROUPS], format="csr")
+    return cast(Any, sparse).hstack([unit(counts(texts, name)) for name in GROUPS], format="csr")
 
 
 def counts(texts: Sequence[str], group: str) -> Sparse:

@@ -39,7 +39,7 @@ def fit(K: Float64[np.ndarray, "n n"], y: Float64[np.ndarray, " n"], alpha: floa
     values, vectors = np.linalg.eigh(K)
     values = np.maximum(values, 0.0)
     alphas = ALPHAS if alpha is None else np.array([alpha])
-    best = min(alphas.tolist(), key=lambda a: _left_out(values, vectors, y, a)) if len(alphas) > 1 else float(alphas[0])
+    best = float(alphas[np.argmin([_left_out(values, vectors, y, float(a)) for a in alphas])])
     inverse = (vectors / (values + best)) @ vectors.T
     ones = inverse.sum(1)
     P = inverse - np.outer(ones, ones) / ones.sum()

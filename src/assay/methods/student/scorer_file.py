@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import numpy as safetensors
 
 from assay.errors import InputError
 from assay.methods.student.ngrams import SHAPE, SPECIFICATION, WIDTH
@@ -59,11 +59,11 @@ def load_scorer(directory: str | os.PathLike[str]) -> tuple[Scorer, str]:
         )
     path = KIND.file(directory, content, WEIGHTS)
     try:
-        found = load_file(path)
+        found: dict[str, np.ndarray] = cast(Any, safetensors).load_file(path)
         for name, (kind, length) in TENSORS.items():
             if found[name].dtype != kind or found[name].shape != (length,) or not np.isfinite(found[name]).all():
                 raise KIND.damaged(path, f"{name} is not {length} finite numbers of type {np.dtype(kind)}")
-        numbers = {name: cast(Any, content["numbers"][name]) for name in NUMBERS}
+        numbers = {name: content["numbers"][name] for name in NUMBERS}
         means = {name: float(content["means"][name]) for name in ("value", "log_square")}
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise KIND.damaged(path, str(error)) from error
@@ -80,4 +80,4 @@ def load_scorer(directory: str | os.PathLike[str]) -> tuple[Scorer, str]:
 
 
 def _write(tensors: dict[str, np.ndarray], path: Path) -> None:
-    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path)
+    cast(Any, safetensors).save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path)
