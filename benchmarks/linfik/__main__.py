@@ -34,7 +34,6 @@ RECIPE: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-4, "epochs": 1, "batch_
 
 
 def load(folder: Path) -> assay.Model:
-    torch.set_num_threads(1)
     return assay.load(folder / "models" / "stories15m", max_length=LENGTH)
 
 

@@ -39,7 +39,8 @@ def fit(K: Float64[np.ndarray, "n n"], y: Float64[np.ndarray, " n"], alpha: floa
     values, vectors = np.linalg.eigh(K)
     values = np.maximum(values, 0.0)
     alphas = ALPHAS if alpha is None else np.array([alpha])
-    best = float(alphas[np.argmin([_left_out(values, vectors, y, float(a)) for a in alphas])])
+    errors = np.array([_left_out(values, vectors, y, a) for a in alphas.tolist()])
+    best = float(alphas[errors.argmin()])
     inverse = (vectors / (values + best)) @ vectors.T
     ones = inverse.sum(1)
     P = inverse - np.outer(ones, ones) / ones.sum()
