@@ -280,12 +280,12 @@ def linfik(result: dict[str, Any]) -> str:
         f"{_made(result)}\nA scorer on rows it was not fitted to, mean of five samples:\n\n{known}\n"
         f"Processor time a row on one thread: LinFiK {1e3 * clock['linfik']:.0f} ms, the scorer {1e3 * clock['scorer']:.2f} ms: "
         f"{clock['linfik'] / clock['scorer']:.0f} times (aim 20).\n\n{out}\n"
-        f"Fine-tuning on {settings['share']:.0%} of 500 rows (AdamW, one pass), chosen for the targets; the scorer knows "
+        f"Fine-tuning on {settings['share']:.0%} of 300 rows (AdamW, one pass), chosen for the targets; the scorer knows "
         f"{settings['sample']:.0%} of the rows. Fall of the mean loss of held-out rows of the target's domain, nats, with standard "
         f"errors over seeds:\n\n{chosen}\n"
         f"Poisoned rows ({bad['poisoned']} of {bad['rows']}, a trigger and a fixed ending) by value for the trigger, ROC AUC: LinFiK "
-        f"{bad['linfik']:.3f}; scorers of 60 rows {bad['alinfik 60']:.3f} (least of five {bad['least 60']:.3f}), of 150 rows "
-        f"{bad['alinfik 150']:.3f} ({bad['least 150']:.3f}). Aim 0.95.\n"
+        f"{bad['linfik']:.3f}; scorers of 60 rows {bad['alinfik 60']:.3f} (least of five {bad['least 60']:.3f}), of 120 rows "
+        f"{bad['alinfik 120']:.3f} ({bad['least 120']:.3f}). Aim 0.95.\n"
     )
 
 

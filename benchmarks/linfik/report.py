@@ -13,7 +13,7 @@ from benchmarks.common import save
 from benchmarks.linfik.__main__ import ORDER, RECIPE, SAMPLE, SHARE, measured
 from benchmarks.linfik.data import poisoned, split
 
-SIZES = (40, 100, 400)
+SIZES = (40, 100, 300)
 SEEDS = 5
 
 
@@ -78,7 +78,7 @@ def trigger(folder: Path, work: Path) -> dict[str, float]:
     values = measured(work, "poison", len(marked))[0][:, 0]
     texts = [row["text"] for row in marked]
     found = {"rows": len(marked), "poisoned": int(bad.sum()), "linfik": float(roc_auc_score(bad, values))}
-    for m in (60, 150):
+    for m in (60, 120):
         each = []
         for seed in range(SEEDS):
             order = np.random.default_rng(seed).permutation(len(marked))

@@ -2,9 +2,9 @@
 
 Each group is the logarithm of its counts at unit length, so that a product of two texts is a sum of cosines:
 
-    words       single words, numbers and signs, lower case
+    words       single words, numbers, signs, line ends and indents, in the case as written
     pairs       two of these in a row
-    characters  one to four characters within words, in the case as written
+    characters  one to four characters in a row
     shape       length, and the shares of digits, capitals, signs, line ends and distinct words; scaled by the sample's spread
 
 Hashing (MurmurHash3, by scikit-learn) is the same everywhere and keeps no vocabulary. What a scorer knows of an n-gram is its bucket.
@@ -17,7 +17,9 @@ import numpy as np
 import scipy.sparse as sparse
 from jaxtyping import Bool, Float64
 
-TOKEN = r"\w+|[^\w\s]"
+LINE, INDENT = "\u2424", "\u2423"
+"""What stands for the end of a line and for one of several spaces, which hashing would pass over."""
+TOKEN = rf"[{LINE}{INDENT}]+|\w+|[^\w\s]"
 GROUPS: dict[str, dict[str, Any]] = {
     "words": {
         "analyzer": "word",
@@ -33,7 +35,7 @@ GROUPS: dict[str, dict[str, Any]] = {
         "lowercase": True,
         "n_features": 2**16,
     },
-    "characters": {"analyzer": "char_wb", "ngram_range": (1, 4), "lowercase": False, "n_features": 2**16},
+    "characters": {"analyzer": "char", "ngram_range": (1, 4), "lowercase": False, "n_features": 2**16},
 }
 SHAPE = 8
 WIDTH = sum(group["n_features"] for group in GROUPS.values())
@@ -55,7 +57,12 @@ def counts(texts: Sequence[str], group: str) -> Sparse:
     from sklearn.feature_extraction import text
 
     hashing = cast(Any, text).HashingVectorizer(alternate_sign=False, norm=None, **GROUPS[group])
-    return hashing.transform(texts)
+    return hashing.transform([visible(text) for text in texts])
+
+
+def visible(text: str) -> str:
+    """With line ends and indents as characters of their own."""
+    return text.replace("\r\n", "\n").replace("\n", LINE).replace("  ", INDENT * 2)
 
 
 def unit(found: Sparse) -> Sparse:
