@@ -47,8 +47,6 @@ def measure(folder: Path, work: Path) -> None:
     model, method = load(folder), LinFiK()
     pool, targets, _ = split(folder)
     marked, trigger = poisoned(folder)
-    sets = [*(targets[name] for name in ORDER), trigger]
-    psi = torch.cat([mean_gradient(model, assay.read(rows), method).features for rows in sets])
 
     def scan(rows: list[Any], directions: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         train = assay.read(rows)
@@ -57,13 +55,15 @@ def measure(folder: Path, work: Path) -> None:
         loss = np.concatenate([tile.statistics["value"].numpy() for tile in tiles])
         return np.concatenate([tile.features.numpy() for tile in tiles]), loss
 
-    for name, rows, directions in (("pool", pool, psi[:-1]), ("poison", marked, psi[-1:])):
-        for k in range(0, len(rows), CHUNK):
-            place = work / f"{name}-{k}.npz"
-            if not place.exists():
-                values, loss = scan(rows[k : k + CHUNK], directions)
-                np.savez(place, values=values, loss=loss)
-                print(f"{place.name}", flush=True)
+    for name, rows, sets in (("pool", pool, [targets[name] for name in ORDER]), ("poison", marked, [trigger])):
+        missing = [k for k in range(0, len(rows), CHUNK) if not (work / f"{name}-{k}.npz").exists()]
+        psi = torch.zeros(0)
+        if missing:
+            psi = torch.cat([mean_gradient(model, assay.read(part), method).features for part in sets])
+        for k in missing:
+            values, loss = scan(rows[k : k + CHUNK], psi)
+            np.savez(work / f"{name}-{k}.npz", values=values, loss=loss)
+            print(f"{name}-{k}", flush=True)
 
 
 def clock(folder: Path, work: Path) -> None:
