@@ -242,8 +242,7 @@ def trees(result: dict[str, Any]) -> str:
 
 
 def linfik(result: dict[str, Any]) -> str:
-    """Scorers of LinFiK, and selections by them."""
-    clock, bad = result["clock"], result["poisoned"]
+    """Scorers of LinFiK, and selections by them; what was not measured is left out."""
     known = _rows(
         ["target", "sample", "Spearman", "within a domain", "told by the scorer", "90% intervals hold"],
         [
@@ -264,28 +263,42 @@ def linfik(result: dict[str, Any]) -> str:
             for name, c in result["domain"].items()
         ],
     )
-    chosen = _rows(
-        ["target", "chosen by", "fall of the loss", "of LinFiK's", "ALinFiK's beyond it"],
-        [
-            [f"{target} ({found['seeds']} seeds)", by, _error(c["fall"], c["stderr"]), f"{c['of linfik']:.2f}",
-             _error(c["alinfik beyond"], c["alinfik beyond stderr"])]
-            for target, found in result["selection"].items()
-            for by, c in found.items()
-            if isinstance(c, dict)
-        ],
-    )  # fmt: skip
-    settings = result["settings"]
-    return (
+    parts = [
         f"## LinFiK and ALinFiK (stories15m, {result['pool']['rows']} rows of {', '.join(result['pool']['domains'])})\n\n"
-        f"{_made(result)}\nA scorer on rows it was not fitted to, mean of five samples:\n\n{known}\n"
-        f"Processor time a row on one thread: LinFiK {1e3 * clock['linfik']:.0f} ms, the scorer {1e3 * clock['scorer']:.2f} ms: "
-        f"{clock['linfik'] / clock['scorer']:.0f} times (aim 20).\n\n{out}\n"
+        f"{_made(result)}\nA scorer on rows it was not fitted to, mean and standard deviation over samples (aim 0.8):\n\n{known}",
+        out,
+    ]
+    if "clock" in result:
+        clock = result["clock"]
+        parts.append(
+            f"Processor time a row on one thread: LinFiK {1e3 * clock['linfik']:.0f} ms, the scorer {1e3 * clock['scorer']:.2f} ms, "
+            f"{clock['linfik'] / clock['scorer']:.0f} times less (aim 20).\n"
+        )
+    if "poisoned" in result:
+        bad = result["poisoned"]
+        parts.append(
+            f"Poisoned rows ({bad['poisoned']} of {bad['rows']}, a trigger and a fixed ending) by value for the trigger, ROC AUC: "
+            f"LinFiK {bad['linfik']:.3f}; scorers of 60 rows {bad['alinfik 60']:.3f} (least {bad['least 60']:.3f}), of 120 rows "
+            f"{bad['alinfik 120']:.3f} ({bad['least 120']:.3f}). Aim 0.95.\n"
+        )
+    if "selection" in result:
+        parts.append(_chosen(result["selection"], result["settings"]))
+    return "\n".join(parts)
+
+
+def _chosen(selection: dict[str, Any], settings: dict[str, Any]) -> str:
+    rows = [
+        [f"{target} ({found['seeds']} seeds)", by, _error(c["fall"], c["stderr"]), f"{c['of linfik']:.2f}",
+         _error(c["alinfik beyond"], c["alinfik beyond stderr"])]
+        for target, found in selection.items()
+        for by, c in found.items()
+        if isinstance(c, dict)
+    ]  # fmt: skip
+    table = _rows(["target", "chosen by", "fall of the loss", "of LinFiK's", "ALinFiK's beyond it"], rows)
+    return (
         f"Fine-tuning on {settings['share']:.0%} of 300 rows (AdamW, one pass), chosen for the targets; the scorer knows "
         f"{settings['sample']:.0%} of the rows. Fall of the mean loss of held-out rows of the target's domain, nats, with standard "
-        f"errors over seeds:\n\n{chosen}\n"
-        f"Poisoned rows ({bad['poisoned']} of {bad['rows']}, a trigger and a fixed ending) by value for the trigger, ROC AUC: LinFiK "
-        f"{bad['linfik']:.3f}; scorers of 60 rows {bad['alinfik 60']:.3f} (least of five {bad['least 60']:.3f}), of 120 rows "
-        f"{bad['alinfik 120']:.3f} ({bad['least 120']:.3f}). Aim 0.95.\n"
+        f"errors over seeds (aim: 0.9 of LinFiK's, beyond the others):\n\n{table}"
     )
 
 
