@@ -519,8 +519,74 @@ def infra(result: dict[str, Any]) -> str:
     )
 
 
+def linfik(result: dict[str, Any]) -> str:
+    """Scorers of LinFiK, and selections by them; what was not measured is left out."""
+    known = _rows(
+        ["target", "sample", "Spearman", "within a domain", "told by the scorer", "90% intervals hold"],
+        [
+            [
+                *name.split(),
+                f"{c['spearman']:.3f} ± {c['sd']:.3f}",
+                f"{c['within']:.2f}",
+                f"{c['told']:.2f}",
+                f"{c['coverage']:.0%}",
+            ]
+            for name, c in result["known"].items()
+        ],
+    )
+    out = _rows(
+        ["domain left out of the sample", "ROC AUC of novelty", "told of it", "told of the rest"],
+        [
+            [name, f"{c['auc']:.3f}", f"{c['told of it']:.0%}", f"{c['of the rest']:.0%}"]
+            for name, c in result["domain"].items()
+        ],
+    )
+    parts = [
+        f"## LinFiK and ALinFiK (stories15m, {result['pool']['rows']} rows of {', '.join(result['pool']['domains'])})\n\n"
+        f"{_made(result)}\nA scorer on rows it was not fitted to, mean and standard deviation over samples (aim 0.8):\n\n{known}",
+        out,
+    ]
+    if "clock" in result:
+        clock = result["clock"]
+        parts.append(
+            f"Processor time a row on one thread: LinFiK {1e3 * clock['linfik']:.0f} ms, the scorer {1e3 * clock['scorer']:.2f} ms, "
+            f"{clock['linfik'] / clock['scorer']:.0f} times less (aim 20).\n"
+        )
+    if "poisoned" in result:
+        bad = result["poisoned"]
+        parts.append(
+            f"Poisoned rows ({bad['poisoned']} of {bad['rows']}, a trigger and a fixed ending) by value for the trigger, ROC AUC: "
+            f"LinFiK {bad['linfik']:.3f}; scorers of 60 rows {bad['alinfik 60']:.3f} (least {bad['least 60']:.3f}), of 120 rows "
+            f"{bad['alinfik 120']:.3f} ({bad['least 120']:.3f}). Aim 0.95.\n"
+        )
+    if "selection" in result:
+        parts.append(_chosen(result["selection"], result["settings"]))
+    return "\n".join(parts)
+
+
+def _chosen(selection: dict[str, Any], settings: dict[str, Any]) -> str:
+    rows = [
+        [f"{target} ({found['seeds']} seeds)", by, _error(c["fall"], c["stderr"]), f"{c['of linfik']:.2f}",
+         _error(c["alinfik beyond"], c["alinfik beyond stderr"])]
+        for target, found in selection.items()
+        for by, c in found.items()
+        if isinstance(c, dict)
+    ]  # fmt: skip
+    table = _rows(["target", "chosen by", "fall of the loss", "of LinFiK's", "ALinFiK's beyond it"], rows)
+    return (
+        f"Fine-tuning on {settings['share']:.0%} of 300 rows (AdamW, one pass), chosen for the targets; the scorer knows "
+        f"{settings['sample']:.0%} of the rows. Fall of the mean loss of held-out rows of the target's domain, nats, with standard "
+        f"errors over seeds (aim: 0.9 of LinFiK's, beyond the others):\n\n{table}"
+    )
+
+
+def _error(mean: float, error: float | None) -> str:
+    return f"{mean:+.3f}" if error is None else f"{mean:+.3f} ± {error:.3f}"
+
+
 SECTIONS = {
     "fidelity": fidelity, "ekfac": ekfac, "replay": replay, "indexing": indexing, "growth": growth, "scan": scan, "trak": trak,
     "trees": trees, "neighbors": neighbors, "iris": iris, "mislabelled": mislabelled, "speech": speech, "dynamics": dynamics,
     "dda": dda, "infra": infra,
+    "linfik": linfik,
 }  # fmt: skip

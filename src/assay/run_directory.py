@@ -43,26 +43,32 @@ def write_run(directory: str | os.PathLike[str], manifest: Mapping[str, Any], wr
 
     Every file is on disk under a temporary name before the earlier run is touched.
     """
+    write_complete(directory, MANIFEST, lambda files: {**manifest, "files": files}, writers, FILES)
+
+
+def write_complete(
+    directory: str | os.PathLike[str],
+    name: str,
+    manifest: Callable[[dict[str, Any]], Mapping[str, Any]],
+    writers: Mapping[str, Writer],
+    stale: Iterable[str] = (),
+) -> None:
+    """Write the files, then the manifest `name`, made of their sizes and checksums; an earlier one goes first, with `stale` files."""
     directory = Path(directory)
     with _storage_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory, prefix=".run.", suffix=".tmp") as temporary:
             staging = Path(temporary)
-            for name, write in writers.items():
-                write(staging / name)
-            files = {name: describe(staging / name) for name in writers}
-            content = {**manifest, "files": files}
+            for file, write in writers.items():
+                write(staging / file)
+            content = manifest({file: describe(staging / file) for file in writers})
             text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-            (staging / MANIFEST).write_text(text, encoding="utf-8")
-            _replace_run(staging, directory, files)
-
-
-def _replace_run(staging: Path, directory: Path, names: Iterable[str]) -> None:
-    (directory / MANIFEST).unlink(missing_ok=True)
-    for name in set(FILES) - set(names):
-        (directory / name).unlink(missing_ok=True)
-    for name in (*names, MANIFEST):
-        _finish(staging / name, directory / name)
+            (staging / name).write_text(text, encoding="utf-8")
+            (directory / name).unlink(missing_ok=True)
+            for file in set(stale) - set(writers):
+                (directory / file).unlink(missing_ok=True)
+            for file in (*writers, name):
+                _finish(staging / file, directory / file)
 
 
 def open_run(directory: str | os.PathLike[str]) -> "Run":

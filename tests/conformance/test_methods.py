@@ -34,9 +34,10 @@ from assay.results import Result
 from assay.tasks import Classify, Regress
 from assay.training import Recipe
 
-OTHERS = ("retrain", "neighbors", "closed", "speech")
+OTHERS = ("retrain", "neighbors", "closed", "speech", "student")
 METHODS = tuple(kind for kind in EVERY if kind.family not in OTHERS and kind.name != "pvi")
-"""The others need labels, an estimator or transcripts: test_retraining.py, test_closed_forms.py; pvi a recipe: test_dynamics.py."""
+"""The others need labels, an estimator, transcripts, more rows or a recipe: test_retraining.py, test_closed_forms.py, test_students.py,
+test_dynamics.py."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "trak": {"compression": "sjlt:64"},  # of 2,048 dimensions no more is learned
     "lissa": {"depth": 5},

@@ -142,7 +142,7 @@ def test_every_method_has_a_plan_or_says_why_not() -> None:
         method = kind()
         if isinstance(method, TracIn | LESS):
             continue
-        if kind.family in ("trees", "closed", "neighbors", "speech") or kind.name == "classwise-shapley":
+        if kind.family in ("trees", "closed", "neighbors", "speech", "student") or kind.name == "classwise-shapley":
             with pytest.raises(MethodError, match="cannot be predicted"):
                 assay.plan(recipe, data, data, method)
             continue

@@ -21,6 +21,7 @@ from assay.cli.index import index
 from assay.cli.methods import methods
 from assay.cli.options import DEBUG
 from assay.cli.plan import plan
+from assay.cli.price import price
 from assay.cli.query import query
 from assay.cli.reasoning import reasoning
 from assay.cli.recommend import recommend
@@ -33,7 +34,8 @@ from assay.errors import AssayError
 from assay.progress import shown
 
 COMMANDS: tuple[click.Command, ...] = (
-    attribute, index, query, value, reasoning, clean, select, reweight, evaluate, recommend, plan, methods, report, demo,
+    attribute, index, query, value, reasoning, clean, select, reweight, price, evaluate, recommend, plan, methods, report,
+    demo,
 )  # fmt: skip
 
 

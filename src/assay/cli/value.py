@@ -8,6 +8,7 @@ import rich_click as click
 
 import assay
 from assay.act.clean import neighbours
+from assay.cli.offer import check_free, exported, offered
 from assay.cli.options import (
     DATA,
     MODEL,
@@ -30,7 +31,7 @@ from assay.errors import InputError, MethodError
 from assay.evaluate import curves
 from assay.examples import Examples
 from assay.explore import report
-from assay.methods import Registered, ValueMethod
+from assay.methods import ALinFiK, Registered, ValueMethod
 from assay.training.recipe_file import read_recipe
 
 
@@ -67,6 +68,21 @@ from assay.training.recipe_file import read_recipe
     help="Train --model again while the highest, the lowest and random rows are removed and added, on --on; the curves stand "
     "in the report, the retrainings in DIR.",
 )  # fmt: skip
+@click.option(
+    "--export",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    panel=OUTPUT,
+    help="With --method alinfik: save the scorer there, for somebody who values texts without the model and without showing them.",
+)
+@click.option(
+    "--scorer",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    panel=DATA,
+    help="Value the texts of --on with this scorer, without a model; --out is the offer that is handed over, without the texts.",
+)
+@click.option("--provider", metavar="NAME", panel=DATA, help="With --scorer: whose data they are; stands in the offer.")
 @top_option
 @out_options
 @json_option
@@ -82,6 +98,9 @@ def value(
     recipe: Path | None,
     method: Choice,
     curve: Path | None,
+    export: Path | None,
+    scorer: Path | None,
+    provider: str | None,
     top: int,
     out: Path | None,
     with_report: bool,
@@ -91,9 +110,18 @@ def value(
 
     The goal are the examples given with --on, or, for a method that needs none, each example itself.
     """
+    if scorer is not None or provider is not None:
+        given = (model.model, train, limit, estimator, curve, export, recipe, recorded or None)
+        if any(entry is not None for entry in given) or method.said:
+            raise InputError(
+                "With --scorer nothing but --on, --provider, --out and --json is expected; leave the rest out."
+            )
+        return offered(scorer, data, on, provider, out, top, as_json)
     chosen, training = method.method(), None if recipe is None else read_recipe(recipe)
     if training is not None and training.model is not None and not model.given:
         model = replace(model, model=str(training.model))
+    if export is not None:
+        _check_export(chosen, export)
     if train is None and model.model is not None and Path(model.model).is_file():  # assay value data.csv --on ...
         train, model = model.model, replace(model, model=None)
     if train is None:
@@ -121,10 +149,15 @@ def value(
         subject = training.recipe(model.loaded())
     else:
         subject = named if chosen.family in TRAINS else model.asked(chosen)
-    values = assay.value(subject, examples, goal, chosen)
+    facts: dict[str, Any] = {}
+    if export is not None and isinstance(chosen, ALinFiK):
+        distilled = chosen.distil(subject, examples, goal)
+        values = distilled.values
+        facts["scorer"] = exported(distilled.scorer, export)
+    else:
+        values = assay.value(subject, examples, goal, chosen)
     if curve is not None:
         values = values.with_evidence(curves=curves(values, named, examples, goal, curve, processes=1).evidence())
-    facts: dict[str, Any] = {}
     if out is not None:
         origin = {"train": absolute(train), "limit": limit, "columns": data.columns()}
         near = neighbours(values, examples, top)
@@ -132,11 +165,20 @@ def value(
         values.save(out)
         page = report(values, out / "report.html", top=top) if with_report else None
         saved(out, page)
-        facts = {"out": out, "report": page}
+        facts |= {"out": out, "report": page}
     if as_json:
         values_json(values, top, **facts)
     else:
         values_page(values, top)
+
+
+def _check_export(chosen: Registered, export: Path) -> None:
+    """Whether --export can be followed, before anything is valued. Raises MethodError, InputError."""
+    if not isinstance(chosen, ALinFiK):
+        raise MethodError(
+            f"--export saves the scorer of alinfik, and the method is '{chosen.name}'. Add --method alinfik."
+        )
+    check_free(export)
 
 
 def _check_curve(chosen: Registered, examples: Examples, goal: Examples | None, out: Path | None) -> None:

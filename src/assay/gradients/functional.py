@@ -41,6 +41,21 @@ def each_gradient(
         yield {name: _dense(g, p)[None] for name, g, p in zip(names, found, parameters, strict=True)}
 
 
+def summed_gradient(
+    model: Model, batch: Batch, measurement: Measurement, names: Sequence[str]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The measurement of each example, and the gradient of their sum by the named parameters, in one backward pass.
+
+    As in `each_gradient` the parameters must require gradients, and the module be in evaluation mode.
+    """
+    parameters = [model.parameters[name] for name in names]
+    with torch.enable_grad():
+        values = model.task.measure(model.module, batch, measurement)
+        none: list[Tensor | None] = [None] * len(names)
+        found = torch.autograd.grad(values.sum(), parameters, allow_unused=True) if values.requires_grad else none
+    return values.detach(), {name: _dense(g, p) for name, g, p in zip(names, found, parameters, strict=True)}
+
+
 def dense_gradients(model: Model, batch: Batch, measurement: Measurement | None = None) -> dict[str, Tensor]:
     """Gradients of every example by every chosen parameter, [batch, *shape], by parameter name."""
     names = list(model.parameters)

@@ -25,6 +25,7 @@ from assay.methods.gradient.graddot import GradDot
 from assay.methods.gradient.infra import Infra
 from assay.methods.gradient.kfac import KFAC
 from assay.methods.gradient.less import LESS
+from assay.methods.gradient.linfik import LinFiK
 from assay.methods.gradient.lissa import LiSSA
 from assay.methods.gradient.logra import LoGra
 from assay.methods.gradient.path_krylov import PathKrylov
@@ -50,6 +51,7 @@ from assay.methods.retrain.loo import LeaveOneOut
 from assay.methods.retrain.owen import OwenShapley
 from assay.methods.retrain.shapley import Shapley
 from assay.methods.speech.frames import FrameValues
+from assay.methods.student.alinfik import ALinFiK
 from assay.methods.trees.boostin import BoostIn
 from assay.methods.trees.leaf_influence import LeafInfluence
 from assay.methods.trees.leaf_refit import LeafRefit
@@ -59,10 +61,10 @@ from assay.methods.trees.tree_similarity import TreeSimilarity
 from assay.methods.trees.trex import TREX
 
 METHODS: tuple[type[Registered], ...] = (
-    GradDot, GradCos, TracIn, TRAK, Diagonal, KFAC, EKFAC, EKFACCG, LiSSA, DataInf, Source, PathKrylov, LoGra, TrackStar,
+    GradDot, GradCos, LinFiK, TracIn, TRAK, Diagonal, KFAC, EKFAC, EKFACCG, LiSSA, DataInf, Source, PathKrylov, LoGra, TrackStar,
     LESS, DDA, Infra, SelfInfluence, Replay, ReplayIndex, Shapley, BetaShapley, Banzhaf, LeaveOneOut, LeastCore, OwenShapley,
     ClasswiseShapley, Datamodel, BoostIn, LeafInfluence, LeafRefit, TREX, TracInTrees, TreeSimilarity, TreeLOO,
-    AME, KNNShapley, LAVA, DataOOB, LinearInfluence, FrameValues,
+    AME, KNNShapley, LAVA, DataOOB, LinearInfluence, FrameValues, ALinFiK,
     VoG, EL2N, GraNd, Forgetting, PVI, AUM, LossVariability, ConfidenceVariability,
     BM25, TFIDF, Embedding, Random,
 )  # fmt: skip
@@ -87,6 +89,7 @@ def find(method: str | Registered, **parameters: Any) -> Registered:
 
 
 __all__ = [
+    "ALinFiK",
     "AME",
     "AUM",
     "ConfidenceVariability",
@@ -129,6 +132,7 @@ __all__ = [
     "GradDot",
     "LiSSA",
     "LeafInfluence",
+    "LinFiK",
     "LeafRefit",
     "LoGra",
     "Method",

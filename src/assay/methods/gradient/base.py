@@ -19,11 +19,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from assay import progress
 from assay.compress import Compression, Identity, parse
 from assay.errors import MethodError
 from assay.examples import Examples
-from assay.gradients.blocks import Layout
-from assay.gradients.features import OnNonfinite, Tile, feature_tiles, layout_for, notes
+from assay.gradients.blocks import Layout, to_vectors
+from assay.gradients.features import (
+    EXAMPLES,
+    POSITIONS,
+    OnNonfinite,
+    Tile,
+    feature_tiles,
+    layout_for,
+    not_finite,
+    notes,
+    pack,
+)
+from assay.gradients.functional import each_gradient, requiring_gradients, summed_gradient
 from assay.index.build import PROBE, Contents, build_index
 from assay.index.format import Dtype
 from assay.index.reader import StoredIndex
@@ -160,6 +172,11 @@ class GradientMethod(Method):
         """`P_c psi_c(q)`; by default P is the identity."""
         return psi
 
+    def linear(self) -> bool:
+        """Whether a mean over queries of its scores is the score of their mean gradient."""
+        plain = (getattr(type(self), name) is getattr(GradientMethod, name) for name in ("query_side", "column_scale"))
+        return all(plain) and self.allowed_error() == 0
+
     def state(self, source: StoredIndex, model: Model) -> Any:
         """What the method needs to know of all training features; a pass over a stored index."""
         return None
@@ -268,9 +285,9 @@ def without_checkpoints(model: Model) -> Model:
 
 @dataclass(frozen=True)
 class QuerySide:
-    """The queries at a checkpoint: features, losses (mean over tokens, nats), and how many were cut."""
+    """The queries at a checkpoint: features of each, or of their mean; losses (mean over tokens, nats), and how many were cut."""
 
-    features: Float[Tensor, "q k"]
+    features: Float[Tensor, "m k"]
     losses: Float[np.ndarray, " q"]
     cut: int
 
@@ -284,6 +301,35 @@ def query_features(model: Model, queries: Examples, method: GradientMethod, comp
     features = torch.cat([tile.features for tile in tiles])
     cut = int(sum(float(tile.statistics["cut"].sum()) for tile in tiles))
     return QuerySide(features, losses(model, queries), cut)
+
+
+def mean_gradient(model: Model, queries: Examples, method: GradientMethod) -> QuerySide:
+    """The mean of the queries' exact gradients as one row, by one backward pass a batch, summed in float64; the loss of each.
+
+    Raises NonFiniteError that names the query.
+    """
+    task, module, measurement = model.task, model.module, method.query_measurement()
+    task.check(queries)
+    names, blocks = list(model.parameters), layout_for(model, queries, measurement, PROBE).blocks
+    total = {name: torch.zeros(p.shape, dtype=torch.float64, device=p.device) for name, p in model.parameters.items()}
+    items = [task.encode(query) for query in queries]
+    with (
+        evaluating(module),
+        requiring_gradients(module, model.parameters.values()),
+        progress.task("targets", len(items)) as on,
+    ):
+        for members in pack([item.length for item in items], POSITIONS, EXAMPLES):
+            batch = task.collate([items[k] for k in members], model.device)
+            values, found = summed_gradient(model, batch, measurement, names)
+            if not all(bool(part.isfinite().all()) for part in (values, *found.values())):
+                for one, each in zip(batch.ids, each_gradient(model, batch, measurement, names), strict=True):
+                    flat = to_vectors(blocks, each)
+                    not_finite((one,), flat, flat.sum(1), "raise")
+            for name, gradient in found.items():
+                total[name] += gradient
+            on(len(members))
+    mean = {name: (tensor / len(items)).float()[None] for name, tensor in total.items()}
+    return QuerySide(to_vectors(blocks, mean).cpu(), losses(model, queries), sum(item.cut for item in items))
 
 
 def losses(model: Model, examples: Examples) -> Float[np.ndarray, " n"]:

@@ -7,6 +7,7 @@ examples'.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -20,12 +21,13 @@ from assay.gradients.blocks import Layout
 from assay.gradients.features import OnNonfinite, coverage_note, feature_tiles, layout_for
 from assay.index.build import PROBE
 from assay.methods.base import Fitted
-from assay.methods.gradient.base import GradientMethod, Told, inverse, query_features
+from assay.methods.gradient.base import GradientMethod, Told, inverse, mean_gradient, query_features
 from assay.models import Model
 from assay.provenance import Cost, Provenance, measured
 from assay.ranking import TopK
 from assay.scores import Scores
 from assay.tables import Table
+from assay.values import Values
 
 MOST_NUMBERS = 2**30
 """Numbers in the exact gradients of all queries that are held at once (4 GiB)."""
@@ -51,6 +53,16 @@ class Live(Fitted):
             kept = entries if top is None else TopK.of_columns((entries[:, q] for q in range(len(queries))), top)
         return Scores.of(kept, self.train, Table.of(queries, loss=about.losses), self.provenance(queries, about, cost))
 
+    def value(self, on: Examples) -> Values:
+        """The mean score of each training example, from the mean gradient of `on` where scores are linear in it: then one
+        scan with one direction serves any number of queries.
+        """
+        if not self.method.linear():
+            return super().value(on)
+        with measured(self.seconds) as cost:
+            entries, about = self._scores(on, self.train, mean=True)
+        return Values.of(entries[:, 0].astype(np.float64), self.train, self.provenance(on, about, cost))
+
     def turned(self, psi: Float[Tensor, "q k"], stage: int) -> Float[Tensor, "q k"]:
         """`P_c psi_c`, for queries or whatever else has the form of a gradient."""
         return self.method.query_side(psi, list(self.states), stage)
@@ -67,27 +79,30 @@ class Live(Fitted):
             return np.ones((len(self.model.stages()), len(queries)))
         return np.stack([level for _, level in self._stages(queries, self.train, About.of(queries))])
 
-    def _scores(self, queries: Examples, train: Examples) -> tuple[Float[np.ndarray, "n q"], "About"]:
+    def _scores(
+        self, queries: Examples, train: Examples, mean: bool = False
+    ) -> tuple[Float[np.ndarray, "n q"], "About"]:
+        """Of these examples for each of the queries, or for the mean of the queries' gradients."""
         about = About.of(queries)
         self.model.task.check(queries)
         self.model.task.check(train)
-        total = np.zeros((len(train), len(queries)), np.float64)
-        for scores, level in self._stages(queries, train, about):
+        total = np.zeros((len(train), 1 if mean else len(queries)), np.float64)
+        for scores, level in self._stages(queries, train, about, mean):
             total += scores * level
         return (total * self.method.scale(len(self.train))).astype(np.float32), about
 
     def _stages(
-        self, queries: Examples, train: Examples, about: "About"
+        self, queries: Examples, train: Examples, about: "About", mean: bool = False
     ) -> Iterator[tuple[Float[np.ndarray, "n q"], Float[np.ndarray, " q"]]]:
         """At each checkpoint the weighted scores, and what each query's are multiplied with."""
         method, model, stages = self.method, self.model, self.model.stages()
         weights = method.weights([stage.rate for stage in stages])
         for number, (stage, weight) in enumerate(zip(stages, weights, strict=True)):
-            scores = np.zeros((len(train), len(queries)), np.float64)
+            scores = np.zeros((len(train), 1 if mean else len(queries)), np.float64)
             if weight:
                 self._stage(number, model.at(stage), queries, train, scores, about)
             level = method.column_scale(scores)
-            yield weight * scores, np.ones(len(queries)) if level is None else level
+            yield weight * scores, np.ones(scores.shape[1]) if level is None else level
 
     def _stage(
         self,
@@ -98,12 +113,14 @@ class Live(Fitted):
         scores: Float[np.ndarray, "n q"],
         about: "About",
     ) -> None:
-        """Add the scores at one checkpoint."""
+        """Add the scores at one checkpoint: a column a query, or one column for the mean of their gradients."""
         method = self.method
         layout = layout_for(at, self.train, method.train_measurement(), PROBE)
         about.coverage = layout.coverage
-        for part, part_layout in self._parts(at, layout, len(queries)):
-            side = query_features(part, queries, method, method.compressor().at(number))
+        columns = scores.shape[1]
+        one_each = partial(query_features, compression=method.compressor().at(number))
+        for part, part_layout in self._parts(at, layout, columns):
+            side = (one_each if columns == len(queries) else mean_gradient)(part, queries, method)
             states = self._states(part_layout, layout)
             psi = method.query_side(side.features, states, number)
             about.told.say(method.remarks(states[number]))

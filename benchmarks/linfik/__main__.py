@@ -1,0 +1,179 @@
+"""LinFiK and ALinFiK on five domains of real text: what a scorer knows, what it costs, and what selecting by it does.
+
+    python -m benchmarks.linfik measure --data DIR --work WORK      values by the model
+    python -m benchmarks.linfik clock --data DIR --work WORK        processor time of the model and of a scorer
+    python -m benchmarks.linfik select --data DIR --work WORK [--seeds 3] [--first-seed 0] [--minutes 4.5]
+    python -m benchmarks.linfik report --data DIR --work WORK       what scorers know; writes the result file
+
+stories15m, rows of at most 240 characters and 96 tokens. `measure` keeps what it has in WORK and goes on from it; so does `select`.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import assay
+from assay.methods import LinFiK
+from assay.methods.student.distil import distil
+from assay.training import Recipe
+from benchmarks.common import data_folder, parser
+from benchmarks.linfik.data import poisoned, split
+
+LENGTH = 96
+CHUNK = 50
+ORDER = ("stories", "math", "code", "tweets", "plays")
+WANTED = ("plays", "math")
+"""Targets of which selections are trained on."""
+CANDIDATES, SHARE, SAMPLE = 300, 0.2, 0.2
+RECIPE: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-4, "epochs": 1, "batch_size": 8, "reduction": "mean"}
+
+
+def load(folder: Path) -> assay.Model:
+    return assay.load(folder / "models" / "stories15m", max_length=LENGTH)
+
+
+def measure(folder: Path, work: Path) -> None:
+    """LinFiK of the pool for the targets of each domain, and of the poisoned pool for the trigger, by directions at once."""
+    from assay.compress.against import Against
+    from assay.gradients.features import feature_tiles, layout_for
+    from assay.index.build import PROBE
+    from assay.methods.gradient.base import mean_gradient
+
+    model, method = load(folder), LinFiK()
+    pool, targets, _ = split(folder)
+    marked, trigger = poisoned(folder)
+
+    def scan(rows: list[Any], directions: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        train = assay.read(rows)
+        layout = layout_for(model, train, method.train_measurement(), PROBE)
+        tiles = list(feature_tiles(model, train, Against(psi=directions), method.train_measurement(), layout))
+        loss = np.concatenate([tile.statistics["value"].numpy() for tile in tiles])
+        return np.concatenate([tile.features.numpy() for tile in tiles]), loss
+
+    for name, rows, sets in (("pool", pool, [targets[name] for name in ORDER]), ("poison", marked, [trigger])):
+        missing = [k for k in range(0, len(rows), CHUNK) if not (work / f"{name}-{k}.npz").exists()]
+        psi = torch.zeros(0)
+        if missing:
+            psi = torch.cat([mean_gradient(model, assay.read(part), method).features for part in sets])
+        for k in missing:
+            values, loss = scan(rows[k : k + CHUNK], psi)
+            np.savez(work / f"{name}-{k}.npz", values=values, loss=loss)
+            print(f"{name}-{k}", flush=True)
+
+
+def clock(folder: Path, work: Path) -> None:
+    """Processor seconds a row, on one thread: of LinFiK by the public way, and of a scorer fitted to what came out."""
+    model, (pool, targets, _) = load(folder), split(folder)
+    torch.set_num_threads(1)
+    rows, on = pool[:60], targets["math"][:4]
+    seconds: list[float] = []
+    values = np.zeros(0)
+    for _ in range(2):
+        start = time.process_time()
+        values = assay.value(model, rows, on, "linfik").array
+        seconds.append((time.process_time() - start) / (len(rows) + len(on)))
+    texts = [row["text"] for row in pool]
+    scorer, _ = distil([row["text"] for row in rows], values, [row["source"] for row in rows])
+    each: list[float] = []
+    for _ in range(5):
+        start = time.process_time()
+        scorer.predict(texts)
+        each.append((time.process_time() - start) / len(texts))
+    found = {"linfik": min(seconds), "scorer": float(np.median(each)), "rows": len(texts)}
+    (work / "clock.json").write_text(json.dumps(found))
+    print(found)
+
+
+def measured(work: Path, name: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values [rows, targets] and losses."""
+    parts = [np.load(work / f"{name}-{k}.npz") for k in range(0, rows, CHUNK)]
+    return tuple(np.concatenate([part[key] for part in parts]).astype(float) for key in ("values", "loss"))  # type: ignore[return-value]
+
+
+def selections(
+    pool: list[Any], values: np.ndarray, loss: np.ndarray, targets: list[Any], seed: int
+) -> dict[str, np.ndarray]:
+    """Rows of a pool by each way of choosing; `values` are LinFiK's for the targets."""
+    random = np.random.default_rng(seed)
+    count = round(SHARE * len(pool))
+    texts = [row["text"] for row in pool]
+    chosen = random.permutation(len(pool))[: max(round(SAMPLE * len(pool)), 20)]
+    scorer, _ = distil([texts[k] for k in chosen], values[chosen], [pool[k]["source"] for k in chosen])
+    student = scorer.predict(texts).value
+    student[chosen] = values[chosen]
+    scores = {
+        "random": random.random(len(pool)),
+        "bm25": assay.value(None, pool, targets, "bm25").array,
+        "perplexity": -loss,
+        "linfik": values,
+        "alinfik": student,
+    }
+    return {name: np.argsort(-score, kind="stable")[:count] for name, score in scores.items()}
+
+
+def select(folder: Path, work: Path, seeds: range, minutes: float) -> None:
+    """Fine-tune on each selection, and measure the loss of held-out rows of the target's domain; a line for each training."""
+    until, model = time.perf_counter() + 60 * minutes, load(folder)
+    pool, targets, held = split(folder)
+    values, loss = measured(work, "pool", len(pool))
+    place = work / "trainings.jsonl"
+    done = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
+    known = {(line["target"], line["seed"], line["by"]) for line in done}
+    for seed in seeds:
+        rows = np.random.default_rng(100 + seed).permutation(len(pool))[:CANDIDATES]
+        candidates = [pool[k] for k in rows]
+        for name in WANTED:
+            found = selections(candidates, values[rows, ORDER.index(name)], loss[rows], targets[name], seed)
+            recipe = Recipe(model.module, model.task, seed=seed, **RECIPE)
+            on = recipe.encode(assay.read(held[name]))
+            for by, chosen in {"before": np.zeros(0, int), **found}.items():
+                if (name, seed, by) in known or time.perf_counter() > until:
+                    continue
+                start = time.perf_counter()
+                train = [candidates[k] for k in (chosen if len(chosen) else [0])]
+                run = recipe.train(assay.read(train), None if len(chosen) else [0.0])
+                after = float(run.loss_of(on).double().mean())
+                mix = {source: int(sum(row["source"] == source for row in train)) for source in ORDER}
+                line = {
+                    "target": name,
+                    "seed": seed,
+                    "by": by,
+                    "loss": after,
+                    "mix": mix,
+                    "s": time.perf_counter() - start,
+                }
+                with place.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                print(json.dumps(line), flush=True)
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("what", choices=["measure", "clock", "select", "report"])
+    arguments.add_argument("--data", type=Path, required=True)
+    arguments.add_argument("--work", type=Path, required=True)
+    arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--first-seed", type=int, default=0)
+    arguments.add_argument("--minutes", type=float, default=1e9)
+    args: argparse.Namespace = arguments.parse_args()
+    folder = data_folder(args)
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.what == "measure":
+        measure(folder, args.work)
+    elif args.what == "clock":
+        clock(folder, args.work)
+    elif args.what == "select":
+        select(folder, args.work, range(args.first_seed, args.first_seed + args.seeds), args.minutes)
+    else:
+        from benchmarks.linfik.report import report
+
+        report(folder, args.work)
+
+
+if __name__ == "__main__":
+    main()

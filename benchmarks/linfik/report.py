@@ -1,0 +1,125 @@
+"""What scorers know of LinFiK on rows they were not fitted to, and what selections came to; `benchmarks/results/linfik.json`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from assay.methods.student.distil import distil
+from benchmarks.common import save
+from benchmarks.linfik.__main__ import ORDER, RECIPE, SAMPLE, SHARE, measured
+from benchmarks.linfik.data import poisoned, split
+
+SIZES = (100, 300)
+SEEDS = 3
+
+
+def report(folder: Path, work: Path) -> None:
+    """From what `measure`, `clock` and `select` have left in the work folder."""
+    pool, _, _ = split(folder)
+    values, _ = measured(work, "pool", len(pool))
+    found: dict[str, Any] = {
+        "pool": {"rows": len(pool), "domains": list(ORDER)},
+        "known": known(pool, values),
+        "domain": unseen(pool, values),
+        "settings": {"share": SHARE, "sample": SAMPLE, "recipe": RECIPE},
+    }
+    if (work / "clock.json").exists():
+        found["clock"] = json.loads((work / "clock.json").read_text())
+    if (work / "poison-0.npz").exists():
+        found["poisoned"] = trigger(folder, work)
+    if chosen := selection(work):
+        found["selection"] = chosen
+    save("linfik", "python -m benchmarks.linfik measure, clock, select, report --data DIR --work WORK", found)
+
+
+def known(pool: list[Any], values: np.ndarray) -> dict[str, Any]:
+    """Rank correlation on held-out rows, by target and size of the sample; also within a domain, and coverage of intervals."""
+    texts, sources = [row["text"] for row in pool], np.array([row["source"] for row in pool])
+    found: dict[str, Any] = {}
+    for k, name in enumerate(ORDER):
+        for m in SIZES:
+            lines = []
+            for seed in range(SEEDS):
+                order = np.random.default_rng(seed).permutation(len(pool))
+                sample, rest = order[:m], order[m:]
+                scorer, held = distil([texts[i] for i in sample], values[sample, k], sources[sample].tolist())
+                said, right = scorer.predict([texts[i] for i in rest]), values[rest, k]
+                inside = [rank(said.value[mine], right[mine]) for mine in (sources[rest] == one for one in ORDER)]
+                covered = float(((said.low <= right) & (right <= said.high)).mean())
+                lines.append([rank(said.value, right), float(np.mean(inside)), covered, held.spearman])
+            mean, sd = np.mean(lines, 0), np.std(lines, 0, ddof=1)
+            names = ("spearman", "within", "coverage", "told")
+            found[f"{name} {m}"] = {**dict(zip(names, mean.tolist(), strict=True)), "sd": float(sd[0])}
+    return found
+
+
+def unseen(pool: list[Any], values: np.ndarray) -> dict[str, Any]:
+    """With one domain left out of the sample: how much of it is said to be unlike the sample, and of the rest."""
+    texts, sources = [row["text"] for row in pool], np.array([row["source"] for row in pool])
+    found: dict[str, Any] = {}
+    for name in ORDER:
+        order = np.random.default_rng(0).permutation(np.flatnonzero(sources != name))
+        sample, rest, out = order[: len(order) // 2], order[len(order) // 2 :], np.flatnonzero(sources == name)
+        scorer, _ = distil([texts[i] for i in sample], values[sample, 1], sources[sample].tolist())
+        novelty = [scorer.predict([texts[i] for i in rows]) for rows in (rest, out)]
+        labels = np.repeat([0, 1], [len(rest), len(out)])
+        auc = float(roc_auc_score(labels, np.concatenate([said.novelty for said in novelty])))
+        found[name] = {
+            "auc": auc, "told of it": float((~novelty[1].in_domain).mean()), "of the rest": float((~novelty[0].in_domain).mean()),
+        }  # fmt: skip
+    return found
+
+
+def trigger(folder: Path, work: Path) -> dict[str, float]:
+    """ROC AUC of finding poisoned rows by their value for targets with the trigger; the scorer's on rows it was not fitted to."""
+    marked, _ = poisoned(folder)
+    bad = np.array([row["label"] for row in marked])
+    values = measured(work, "poison", len(marked))[0][:, 0]
+    texts = [row["text"] for row in marked]
+    found = {"rows": len(marked), "poisoned": int(bad.sum()), "linfik": float(roc_auc_score(bad, values))}
+    for m in (60, 120):
+        each = []
+        for seed in range(SEEDS):
+            order = np.random.default_rng(seed).permutation(len(marked))
+            sample, rest = order[:m], order[m:]
+            scorer, _ = distil([texts[i] for i in sample], values[sample], [None] * m)
+            each.append(float(roc_auc_score(bad[rest], scorer.predict([texts[i] for i in rest]).value)))
+        found[f"alinfik {m}"], found[f"least {m}"] = float(np.mean(each)), float(np.min(each))
+    return found
+
+
+def selection(work: Path) -> dict[str, Any]:
+    """Fall of the targets' loss by way of choosing: mean over seeds, standard error, and the share of LinFiK's."""
+    place = work / "trainings.jsonl"
+    lines = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
+    found: dict[str, Any] = {}
+    for target in dict.fromkeys(line["target"] for line in lines):
+        mine = [line for line in lines if line["target"] == target]
+        loss = {(line["seed"], line["by"]): line["loss"] for line in mine}
+        ways = [by for by in dict.fromkeys(line["by"] for line in mine) if by != "before"]
+        seeds = [
+            seed
+            for seed in sorted({line["seed"] for line in mine})
+            if all((seed, by) in loss for by in [*ways, "before"])
+        ]
+        falls = {by: np.array([loss[seed, "before"] - loss[seed, by] for seed in seeds]) for by in ways}
+        if not seeds:
+            continue
+        found[target] = {"seeds": len(seeds), "before": float(np.mean([loss[seed, "before"] for seed in seeds]))}
+        for by, fall in falls.items():
+            error = float(fall.std(ddof=1) / np.sqrt(len(fall))) if len(fall) > 1 else None
+            apart = falls["alinfik"] - fall
+            wins = float(apart.std(ddof=1) / np.sqrt(len(apart))) if len(apart) > 1 else None
+            found[target][by] = {
+                "fall": float(fall.mean()), "stderr": error, "of linfik": float(fall.mean() / falls["linfik"].mean()),
+                "alinfik beyond": float(apart.mean()), "alinfik beyond stderr": wins,
+            }  # fmt: skip
+    return found
+
+
+def rank(one: np.ndarray, other: np.ndarray) -> float:
+    return float(spearmanr(one, other).statistic)
