@@ -384,7 +384,8 @@ def test_data_that_do_not_fit_are_refused_in_words(kind: type[Registered]) -> No
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind in METHODS if kind.family in (*OF_MODELS, *ASKING, "trees", "dynamics") or kind.name == "embedding"]
+    "kind",
+    [kind for kind in METHODS if kind.family in (*OF_MODELS, *ASKING, "trees", "dynamics") or kind.name == "embedding"],
 )
 @pytest.mark.parametrize("given", [None, "path/of/a/model", 3])
 def test_what_is_no_model_is_refused_in_words(kind: type[Registered], given: Any) -> None:
