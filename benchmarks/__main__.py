@@ -40,6 +40,7 @@ def main() -> None:
                 ["benchmarks.ekfac", *data, *(["--kronfluence", *kronfluence] if kronfluence else [])],
                 ["benchmarks.replay", *data],
                 ["benchmarks.dynamics", *data],
+                ["benchmarks.icp", *data],
                 ["benchmarks.fidelity", *data, "--peers", *peers],
                 ["benchmarks.valuation", "adult", *data],
                 ["benchmarks.speech", *data],
@@ -48,6 +49,7 @@ def main() -> None:
         else:
             print("No --data: the benchmarks on real models and data are left out.", file=sys.stderr)
         jobs.append(["benchmarks.infra"])
+        jobs.append(["benchmarks.guard", *(["--data", str(args.data)] if args.data else [])])
         jobs.append(["benchmarks.trees", *(["--data", str(args.data)] if args.data else [])])
         for job in jobs:
             subprocess.run([sys.executable, "-m", *job], check=True)

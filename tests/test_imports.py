@@ -13,7 +13,7 @@ import pytest
 # public surface, imports anything; only the command line imports the root.
 FLOW = """
 errors progress jsonable examples provenance run_directory ranking tables results grain scores values runs
-tasks moments models training gradients compress curvature folds index dynamics methods runtime evaluate act api sklearn explore
+tasks moments models training gradients compress curvature folds index dynamics inference methods runtime evaluate act api sklearn explore
 demo cli
 """
 ORDER = FLOW.split()

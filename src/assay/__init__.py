@@ -1,10 +1,12 @@
 """Assay: which training data made a model behave as it does, what each example is worth, and how far to trust the answer."""
 
 from assay import errors, evaluate, folds, methods, tasks
+from assay.act.guard import guard
 from assay.api import Opened, attribute, build, open, parts, value
 from assay.dynamics import Record, Recorder
 from assay.examples import Example, Examples, read
 from assay.grain import Parts
+from assay.inference import Server
 from assay.models import Checkpoint, Model, load
 from assay.runtime import Plan, plan
 from assay.scores import Scores
@@ -27,11 +29,13 @@ __all__ = [
     "Recorder",
     "Run",
     "Scores",
+    "Server",
     "Values",
     "attribute",
     "build",
     "errors",
     "evaluate",
+    "guard",
     "folds",
     "load",
     "methods",

@@ -50,6 +50,10 @@ class StorageError(InputError):
     """Writing failed (disk full, no permission); what was complete before stays usable."""
 
 
+class ServerError(InputError):
+    """A server that cannot be reached, refuses, or answers what was not expected; says which."""
+
+
 class MissingExtra(InputError):
     """An optional dependency that is not installed; names the extra that brings it."""
 

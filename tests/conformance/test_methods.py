@@ -23,6 +23,7 @@ import assay
 from assay.errors import AssayError
 from assay.examples import Examples
 from assay.gradients import features
+from assay.inference import local
 from assay.methods import METHODS as EVERY
 from assay.methods import Method, Registered, ValueMethod
 from assay.methods import streamed as blocks
@@ -50,6 +51,7 @@ APART: dict[str, dict[str, Any]] = {"trackstar": {"mix": 0.0}}  # by default it 
 SCORING = [kind for kind in METHODS if issubclass(kind, Method)]
 VALUING = [kind for kind in METHODS if issubclass(kind, ValueMethod)]
 OF_MODELS = ("gradient", "replay", "unrolling")  # families whose gradients are a model's
+ASKING = ("inference",)  # families that ask a model and take no gradient
 OF_RECIPES = ("replay", "unrolling")  # families that take a recipe
 GRADIENT = [kind for kind in METHODS if issubclass(kind, GradientMethod)]
 TRAIN = examples(
@@ -205,7 +207,7 @@ def test_provenance_is_complete(kind: type[Registered]) -> None:
     if issubclass(kind, Method):
         assert about.query_fingerprint == queries_of(kind).fingerprint()
         assert about.inputs["queries"] == queries_of(kind).origin
-    takes_model = kind.family in (*OF_MODELS, "trees", "dynamics") or kind.name == "embedding"
+    takes_model = kind.family in (*OF_MODELS, *ASKING, "trees", "dynamics") or kind.name == "embedding"
     assert (about.model_fingerprint is not None) == ("model" in about.inputs) == takes_model
     if kind.name == "infra":  # of a model, its MLPs
         assert 0 < about.coverage < 1
@@ -254,6 +256,7 @@ def test_batches_do_not_matter(kind: type[Registered], monkeypatch: pytest.Monke
     expected = usual(kind).array.reshape(len(train_of(kind)), -1)
     monkeypatch.setattr(features, "EXAMPLES", 1)
     monkeypatch.setattr(blocks, "BLOCK_SCORES", 1)
+    monkeypatch.setattr(local, "EXAMPLES", 1)
     monkeypatch.setattr(embedding, "pack", lambda lengths, positions, most: [[k] for k in range(len(lengths))])
     assert_same(numbers(kind, asked(kind)), expected)
 
@@ -335,7 +338,9 @@ def test_the_model_is_borrowed(kind: type[Registered], borrowed: Model) -> None:
 @pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("after", [1, 3])
 def test_the_model_is_borrowed_also_when_something_fails(kind: type[Registered], after: int, borrowed: Model) -> None:
-    """The task breaks at its `after`-th measurement, representation or output."""
+    """The task breaks at its `after`-th measurement, representation or output; the model itself at its `after`-th pass where
+    it is asked without a measurement.
+    """
     calls = 0
 
     class Broken(type(borrowed.task)):  # type: ignore[misc]
@@ -359,6 +364,8 @@ def test_the_model_is_borrowed_also_when_something_fails(kind: type[Registered],
 
     task = copy.copy(borrowed.task)
     task.__class__ = Broken
+    if kind.family in ASKING:
+        borrowed.module.get_submodule("model.norm").register_forward_pre_hook(lambda m, x: task._count())  # type: ignore[attr-defined]
     before = snapshot(borrowed.module)
     broken = Model(borrowed.module, task)  # without checkpoints, so that the user's own module runs
     if kind.name in ("tracin", "less", "dda"):
@@ -397,7 +404,8 @@ def test_data_that_do_not_fit_are_refused_in_words(kind: type[Registered]) -> No
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind in METHODS if kind.family in (*OF_MODELS, "trees", "dynamics") or kind.name == "embedding"]
+    "kind",
+    [kind for kind in METHODS if kind.family in (*OF_MODELS, *ASKING, "trees", "dynamics") or kind.name == "embedding"],
 )
 @pytest.mark.parametrize("given", [None, "path/of/a/model", 3])
 def test_what_is_no_model_is_refused_in_words(kind: type[Registered], given: Any) -> None:

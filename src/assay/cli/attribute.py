@@ -91,6 +91,8 @@ def attribute(
     model.check(chosen)
     if check is not None and chosen.family == "trees":
         raise MethodError("--check takes gradient steps, which trees do not have; use --method tree-loo from Python.")
+    if check is not None and model.served:
+        raise MethodError("--check takes gradient steps of a model, and MODEL is a server; leave it out.")
     if check is not None and not model.given:
         raise MethodError("--check takes gradient steps of a model, and none was given. Name its directory or hub id.")
     check_out(out)

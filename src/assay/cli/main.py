@@ -17,6 +17,7 @@ from assay.cli.attribute import attribute
 from assay.cli.clean import clean
 from assay.cli.demo import demo
 from assay.cli.evaluate import evaluate
+from assay.cli.guard import guard
 from assay.cli.index import index
 from assay.cli.methods import methods
 from assay.cli.options import DEBUG
@@ -34,8 +35,8 @@ from assay.errors import AssayError
 from assay.progress import shown
 
 COMMANDS: tuple[click.Command, ...] = (
-    attribute, index, query, value, reasoning, clean, select, reweight, price, evaluate, recommend, plan, methods, report,
-    demo,
+    attribute, index, query, value, reasoning, clean, select, reweight, price, guard, evaluate, recommend, plan, methods,
+    report, demo,
 )  # fmt: skip
 
 

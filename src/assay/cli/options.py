@@ -15,6 +15,8 @@ import torch
 from assay import load, read
 from assay.errors import DataError, InputError, MethodError, ModelError
 from assay.examples import Examples
+from assay.inference import Server
+from assay.inference.server import PREFIX
 from assay.methods import METHODS, Registered
 from assay.methods.gradient.base import GradientMethod
 from assay.methods.trees.load import SUFFIXES
@@ -92,6 +94,16 @@ class ModelOptions:
     long: str
     dtype: str | None
     device: str | None
+    tokenizer: str | None
+    concurrency: int | None
+    rate: float | None
+    timeout: float | None
+    answers: Path | None
+
+    @property
+    def served(self) -> bool:
+        """Whether a server was named."""
+        return self.model is not None and self.model.startswith(PREFIX)
 
     @property
     def given(self) -> bool:
@@ -108,6 +120,7 @@ class ModelOptions:
                 )
             if self.modules or self.checkpoint or self.max_length or self.dtype or self.device:
                 raise InputError("Options for the model were given, but no MODEL; name it, or leave them out.")
+        self._check_server(method)
         trees = method is not None and method.family == "trees"
         if trees and (self.modules or self.checkpoint or self.max_length or self.dtype or self.device):
             raise InputError("Options for a neural model were given, and MODEL is a tree ensemble; leave them out.")
@@ -125,10 +138,50 @@ class ModelOptions:
                 f"choose a method that uses checkpoints: {', '.join(using)}."
             )
 
+    def _check_server(self, method: Registered | None) -> None:
+        """Options of a server and options of a model in this process exclude each other, and most methods need the latter."""
+        about = {
+            "tokenizer": self.tokenizer,
+            "concurrency": self.concurrency,
+            "rate": self.rate,
+            "timeout": self.timeout,
+        }
+        named = [f"--{name}" for name, value in (about | {"answers": self.answers}).items() if value is not None]
+        if named and not self.served:
+            raise InputError(
+                f"{named[0]} is for a server, and MODEL is none; name it as {PREFIX}http://HOST:PORT/v1#MODEL."
+            )
+        if not self.served:
+            return
+        if self.modules or self.checkpoint or self.dtype or self.device:
+            raise InputError("Options for a model in this process were given, and MODEL is a server; leave them out.")
+        if method is not None and method.family not in (*NO_MODEL, "inference"):
+            names = ", ".join(kind.name for kind in METHODS if kind.family == "inference")
+            raise MethodError(
+                f"The method '{method.name}' needs the model itself, and MODEL is a server, which only tells likelihoods. "
+                f"Methods that ask a server: {names}."
+            )
+
+    def server(self) -> Server:
+        """The server. Raises InputError."""
+        given = {"concurrency": self.concurrency, "rate": self.rate, "timeout": self.timeout, "answers": self.answers}
+        options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return Server.parse(
+            cast(str, self.model),
+            tokenizer=self.tokenizer,
+            max_length=self.max_length,
+            long=cast(Any, self.long),
+            **options,
+        )
+
     def load(self) -> Model | None:
         """The model, or None if none was named. Raises ModelError."""
         if not self.given:
             return None
+        if self.served:
+            raise ModelError(
+                f"'{self.model}' is a server, and the model itself is needed here: its directory or hub id."
+            )
         silence_libraries()
         return load(
             cast(str, self.model),
@@ -141,7 +194,9 @@ class ModelOptions:
         )
 
     def asked(self, method: Registered) -> Any:
-        """What the method is given: a model, the file of a tree ensemble, or None."""
+        """What the method is given: a model, a server, the file of a tree ensemble, or None."""
+        if self.served:
+            return self.server() if method.family == "inference" else None
         return self.model if method.family == "trees" else self.load()
 
     def loaded(self) -> Model:
@@ -199,7 +254,7 @@ def silence_libraries() -> None:
     warnings.simplefilter("ignore")
 
 
-MODEL = "Model"
+MODEL, SERVER = "Model", "A server as MODEL"
 model_options: Decorator[Any] = collected(
     "model",
     ModelOptions,
@@ -243,6 +298,34 @@ model_options: Decorator[Any] = collected(
         ),
         click.option(
             "--device", metavar="DEVICE", panel=MODEL, help="cpu, cuda, cuda:1, mps; by default the GPU, if any."
+        ),
+        click.option(
+            "--tokenizer",
+            metavar="DIR",
+            panel=SERVER,
+            help="The tokenizer of the server's model: prompts are then sent as tokens. A key is read from ASSAY_API_KEY.",
+        ),
+        click.option(
+            "--concurrency",
+            type=click.IntRange(min=1),
+            metavar="N",
+            panel=SERVER,
+            help="Requests at once; by default 8.",
+        ),
+        click.option("--rate", type=float, metavar="N", panel=SERVER, help="Requests a minute at most."),
+        click.option(
+            "--timeout",
+            type=float,
+            metavar="SECONDS",
+            panel=SERVER,
+            help="Until an answer must have come; by default 60.",
+        ),
+        click.option(
+            "--answers",
+            type=click.Path(file_okay=False, path_type=Path),
+            metavar="DIR",
+            panel=SERVER,
+            help="Where answers are kept, so that a run that ended early goes on; by default the user's cache.",
         ),
     ],
 )

@@ -63,7 +63,8 @@ def plan(
         raise InputError("An index of uncompressed gradients is not planned; leave --compression out, or give queries.")
     model.check(chosen)
     examples, asked = data.read(train, limit), None if queries is None else data.read(queries, limit_queries)
-    found = predict(model.load(), examples, asked, chosen, dtype=cast(Any, store))
+    subject = model.server() if model.served else model.load()
+    found = predict(subject, examples, asked, chosen, dtype=cast(Any, store))
     if as_json:
         json_line({"plan": found.to_dict()})
     else:

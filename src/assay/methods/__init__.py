@@ -34,6 +34,7 @@ from assay.methods.gradient.source import Source
 from assay.methods.gradient.tracin import TracIn
 from assay.methods.gradient.trackstar import TrackStar
 from assay.methods.gradient.trak import TRAK
+from assay.methods.inference.icp import ICP
 from assay.methods.lexical.bm25 import BM25
 from assay.methods.lexical.embedding import Embedding
 from assay.methods.lexical.tfidf import TFIDF
@@ -66,6 +67,7 @@ METHODS: tuple[type[Registered], ...] = (
     ClasswiseShapley, Datamodel, BoostIn, LeafInfluence, LeafRefit, TREX, TracInTrees, TreeSimilarity, TreeLOO,
     AME, KNNShapley, LAVA, DataOOB, LinearInfluence, FrameValues, ALinFiK,
     VoG, EL2N, GraNd, Forgetting, PVI, AUM, LossVariability, ConfidenceVariability,
+    ICP,
     BM25, TFIDF, Embedding, Random,
 )  # fmt: skip
 
@@ -130,6 +132,7 @@ __all__ = [
     "Fitted",
     "GradCos",
     "GradDot",
+    "ICP",
     "LiSSA",
     "LeafInfluence",
     "LinFiK",

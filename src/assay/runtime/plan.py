@@ -9,7 +9,8 @@ from typing import Any
 from assay.errors import MethodError
 from assay.examples import Examples, read
 from assay.index.format import Dtype
-from assay.methods import BM25, TFIDF, Embedding, Random, Registered, Replay, SelfInfluence, find
+from assay.inference import Server
+from assay.methods import BM25, ICP, TFIDF, Embedding, Random, Registered, Replay, SelfInfluence, find
 from assay.methods.dynamics.base import Repeated
 from assay.methods.gradient.base import GradientMethod
 from assay.methods.gradient.unrolled import Unrolled
@@ -17,6 +18,7 @@ from assay.methods.retrain.base import Retraining
 from assay.models import Model
 from assay.runtime.dynamics import plan_dynamics
 from assay.runtime.gradients import plan_scores, plan_values
+from assay.runtime.prompting import plan_probing
 from assay.runtime.replay import plan_replay
 from assay.runtime.steps import Plan
 from assay.runtime.training import Subject, plan_retraining, subject
@@ -51,6 +53,9 @@ def plan(
             return plan_retraining(model, train, chosen)
         case Embedding() if chosen.encoder == "model":
             return plan_embedding(_subject(model, chosen).model, train, _needed(queries, chosen), chosen)
+        case ICP():
+            asked = model if isinstance(model, Server) else _subject(model, chosen).model
+            return plan_probing(asked, train, _needed(queries, chosen), chosen)
         case BM25() | TFIDF() | Random():
             return plan_words(train, _needed(queries, chosen), chosen)
         case _:

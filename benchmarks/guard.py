@@ -1,0 +1,178 @@
+"""Permissive labels on planted cases: how many labels improve, and is a document that an output needed ever left out?
+
+    python -m benchmarks.guard [--cases 1000] [--data DIR] [--trained 40]
+
+A case: six documents, one fact each; the question asks for one (planted), the output is that fact. Labels are sources (the
+powerset) in even cases, a chain of four in odd ones. In every fifth case a second document, with another label, says the same,
+and in every tenth the question asks for what no document has. A label is falsely declassified if the documents it allows
+do not hold the fact. Lambda is calibrated on 50 other cases, drawn with other seeds.
+
+The 1,000 cases go through a model without weights that expects what followed its last two tokens before; `--trained` cases,
+with `--data`, through stories15m: the documents are sentences of TinyStories, the question is the beginning of one and the
+output its end. It copies from its context imperfectly: cases whose first word it does not get from all documents, or gets
+without the one that holds it, are counted and left out. The introspection baseline asks stories15m which documents it used.
+"""
+
+import random
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests.act.guard.support import WORDS, induction_model
+
+from benchmarks.common import add_data, parser, save
+
+CHAIN = ("public", "internal", "secret", "hidden")
+TEMPLATE = "{document} "
+
+
+def symbols(seed: int, count: int = 6) -> dict[str, Any]:
+    """Facts over words that mean nothing."""
+    draw = random.Random(seed)
+    words = draw.sample(WORDS, 2 * count)
+    facts = [(f"{words[2 * k]} is", f" {words[2 * k + 1]} .") for k in range(count)]
+    return planted(draw, seed, facts, ("w0 ?", " ? ?"))
+
+
+def sentences(folder: Path) -> Callable[[int], dict[str, Any]]:
+    """Second sentences of TinyStories: the question is the first two thirds of one, the output is the rest."""
+    stories = (folder / "data/tinystories/tinystories_sample.txt").read_text("utf-8").split("<|endoftext|>")
+    parts = [re.split(r"(?<=[.!?])\s", story.strip()) for story in stories[:-1]]
+    known = [second for second in dict.fromkeys(p[1] for p in parts if len(p) > 2) if 50 < len(second) < 100]
+
+    def make(seed: int) -> dict[str, Any]:
+        draw = random.Random(seed)
+        chosen = draw.sample(known, 6)
+        middles = [text.find(" ", 2 * len(text) // 3) for text in chosen]
+        facts = [(text[:k], text[k:]) for text, k in zip(chosen, middles, strict=True)]
+        return planted(draw, seed, facts, ("", ""), missing=False)
+
+    return make
+
+
+def planted(draw: random.Random, seed: int, facts: list[Any], nothing: Any, missing: bool = True) -> dict[str, Any]:
+    """One case: documents, question, the documents that hold the answer, and the lattice."""
+    chain = seed % 2 == 1
+    labels = [draw.choice(CHAIN) if chain else f"source{k}" for k in range(len(facts))]
+    texts = [start + end for start, end in facts]
+    needed = draw.randrange(len(facts))
+    holding = {needed}
+    if seed % 5 == 0:
+        twin = draw.choice([k for k in range(len(facts)) if k != needed])
+        texts[twin] = texts[needed]
+        holding.add(twin)
+    question = facts[needed]
+    if missing and seed % 10 == 9:
+        question, holding = nothing, set()
+    return {
+        "documents": [{"text": text, "label": label, "id": str(k)} for k, (text, label) in enumerate(zip(texts, labels, strict=True))],
+        "query": {"prompt": question[0], "completion": question[1]},
+        "holding": {str(k) for k in holding}, "needed": needed,
+        "lattice": " < ".join(CHAIN) if chain else "powerset",
+    }  # fmt: skip
+
+
+def calibrated(model: Any, make: Any, cases: int) -> float:
+    """Lambda on cases of their own, with a planted fact that stands once."""
+    from assay.act.guard import calibrate, drops
+
+    drawn = [make(seed) for seed in range(10_001, 10_001 + 10 * cases) if seed % 5 and seed % 10 != 9][:cases]
+    kept = [case for case in drawn if answered(model, case)]
+    found = drops(
+        model,
+        [c["documents"] for c in kept],
+        [c["query"] for c in kept],
+        [c["needed"] for c in kept],
+        template=TEMPLATE,
+    )
+    return calibrate(found)
+
+
+def answered(model: Any, case: dict[str, Any]) -> bool:
+    """Whether the model begins with the planted answer given all documents, and not without those that hold it."""
+    from assay.act.guard.scorers import AskedLocal, Prompt
+
+    if not case["holding"]:
+        return True
+    texts, every = tuple(document["text"] for document in case["documents"]), tuple(range(len(case["documents"])))
+    scorer = Prompt(AskedLocal(model), texts, case["query"]["prompt"], TEMPLATE)
+    without = tuple(k for k in every if str(k) not in case["holding"])
+    wanted = case["query"]["completion"].split()[:1]
+    return scorer.generate(every, 4).split()[:1] == wanted != scorer.generate(without, 4).split()[:1]
+
+
+def trial(model: Any, make: Any, seeds: range, lam: float, **settings: Any) -> dict[str, Any]:
+    """Every case by `assay.guard`."""
+    import assay
+
+    counts: dict[str, float] = dict.fromkeys(
+        ("cases", "unanswered", "could", "improved", "false", "visited", "exact"), 0
+    )
+    asked = {"improved": 0, "false": 0}
+    start = time.process_time()
+    for seed in seeds:
+        case = make(seed)
+        if not answered(model, case):
+            counts["unanswered"] += 1
+            continue
+        given = dict(lattice=case["lattice"], lam=lam, tokens=4, template=TEMPLATE, **settings)
+        (verdict,) = assay.guard(model, case["documents"], [case["query"]], **given).verdicts
+        labels = {document["id"]: document["label"] for document in case["documents"]}
+        best = smallest(case, labels)  # any of these would do
+        counts["cases"] += 1
+        counts["could"] += verdict.conservative not in best
+        counts["improved"] += verdict.improved
+        counts["exact"] += verdict.label in best
+        counts["visited"] += verdict.visited
+        counts["false"] += bool(case["holding"]) and not case["holding"] & {
+            d.rpartition(":")[2] for d in verdict.documents
+        }
+        if verdict.introspected is not None:
+            asked["improved"] += verdict.introspected != verdict.conservative
+            asked["false"] += not any(allows(case["lattice"], verdict.introspected, labels[d]) for d in case["holding"])
+    found = {**counts, "lambda": lam, "cpu_seconds_a_case": (time.process_time() - start) / max(1, counts["cases"])}
+    return found | ({"introspection": asked} if settings.get("introspect") else {})
+
+
+def smallest(case: dict[str, Any], labels: dict[str, str]) -> set[str]:
+    """The smallest labels that would do, by construction: of two documents that hold the fact either."""
+    chain = case["lattice"] != "powerset"
+    if not case["holding"]:
+        return {CHAIN[0] if chain else "{}"}
+    if chain:
+        return {min((labels[d] for d in case["holding"]), key=CHAIN.index)}
+    return {f"{{{labels[d]}}}" for d in case["holding"]}
+
+
+def allows(lattice: str, shown: str, label: str) -> bool:
+    """Whether a label, as it is shown, is at least another."""
+    if lattice == "powerset":
+        return label in shown.strip("{}").split(", ")
+    return CHAIN.index(label) <= CHAIN.index(shown)
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    add_data(arguments)
+    arguments.add_argument("--cases", type=int, default=1000)
+    arguments.add_argument("--trained", type=int, default=40)
+    args = arguments.parse_args()
+    torch.set_num_threads(2)
+    reader = induction_model()
+    lam = calibrated(reader, symbols, 50)
+    result: dict[str, Any] = {"reader": trial(reader, symbols, range(args.cases), lam)}
+    if args.data is not None and args.trained:
+        import assay
+
+        model = assay.load(Path(args.data) / "models" / "stories15m")
+        make = sentences(Path(args.data))
+        found = calibrated(model, make, 20)
+        result["stories15m"] = trial(model, make, range(args.trained), found, introspect=True)
+    save("guard", f"python -m benchmarks.guard --data DIR --cases {args.cases} --trained {args.trained}", result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Answers on disk, by what was asked: a run that ended early goes on from them.
+
+One SQLite file a server and model. A row: SHA-256 of the request, the sum of the log-probabilities, how many, and the lead;
+never a text, never a key. Each answer is committed when it comes, so that a kill costs what was under way. A row `probe`
+holds what the model said of a fixed sentence: where that changes, another model answers, and the old answers go.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+from pathlib import Path
+
+from assay.errors import StorageError
+from assay.inference.likelihood import Likelihood, Request
+from assay.inference.server import Server
+
+VERSION = 1
+SAME = 0.02
+"""Nats a token by which one model's answers to the probe differ from time to time."""
+_PROBE = b"probe"
+
+
+class Kept:
+    """Likelihoods by request; closed by `close`."""
+
+    def __init__(self, server: Server) -> None:
+        self.path = folder_of(server) / f"{server.fingerprint()[:32]}.sqlite"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._base = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+            self._base.execute("PRAGMA journal_mode=WAL")
+            self._base.execute("PRAGMA synchronous=NORMAL")
+            self._base.execute(
+                "CREATE TABLE IF NOT EXISTS answers "
+                "(key BLOB PRIMARY KEY, total REAL NOT NULL, count INTEGER NOT NULL, lead INTEGER NOT NULL) WITHOUT ROWID"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise self._error(error) from error
+
+    def same_model(self, probe: Likelihood) -> bool:
+        """Whether the model is the one that gave the kept answers; if not, they are removed. Raises StorageError."""
+        known = self._get(_PROBE)
+        same = known is None or (known.count == probe.count and abs(known.mean - probe.mean) <= SAME)
+        try:
+            if not same:
+                self._base.execute("DELETE FROM answers")
+            if known is None or not same:
+                self._put(_PROBE, probe)
+        except sqlite3.Error as error:
+            raise self._error(error) from error
+        return same
+
+    def get(self, request: Request) -> Likelihood | None:
+        """What was answered, if it was."""
+        return self._get(_key(request))
+
+    def put(self, request: Request, answer: Likelihood) -> None:
+        """Keep an answer. Raises StorageError."""
+        try:
+            self._put(_key(request), answer)
+        except sqlite3.Error as error:
+            raise self._error(error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._base.close()
+
+    def _get(self, key: bytes) -> Likelihood | None:
+        try:
+            row = self._base.execute("SELECT total, count, lead FROM answers WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._error(error) from error
+        return None if row is None else Likelihood(float(row[0]), int(row[1]), int(row[2]))
+
+    def _put(self, key: bytes, answer: Likelihood) -> None:
+        row = (key, answer.total, answer.count, answer.lead)
+        self._base.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", row)
+
+    def _error(self, error: Exception) -> StorageError:
+        return StorageError(
+            f"Answers cannot be kept in {self.path} ({error}). Make room, remove the file if it is damaged, or name another "
+            "directory (--answers DIR)."
+        )
+
+
+def folder_of(server: Server) -> Path:
+    """Where its answers lie."""
+    if server.answers is not None:
+        return Path(server.answers)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "assay" / "answers"
+
+
+def _key(request: Request) -> bytes:
+    return hashlib.sha256(json.dumps([VERSION, request.prompt, request.counted]).encode()).digest()

@@ -1,0 +1,48 @@
+"""What a language model is asked, and what it answers: the log-likelihood of the end of a text."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A text as the model's tokens, and which of them are counted."""
+
+    ids: tuple[int, ...]
+    counted: tuple[bool, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def count(self) -> int:
+        """How many are counted."""
+        return sum(self.counted)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt, as text or as tokens, and what of it is counted: so many characters at its end, or these tokens."""
+
+    prompt: str | tuple[int, ...]
+    counted: int | tuple[bool, ...]
+
+    @staticmethod
+    def of(context: tuple[int, ...], tokens: Tokens) -> "Request":
+        """Tokens behind others that are not counted."""
+        return Request(context + tokens.ids, (False,) * len(context) + tokens.counted)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """`total`: the sum of the log-probabilities of `count` counted tokens, in nats. `lead`: characters at the start of a
+    prompt that have none, because nothing stands before them.
+    """
+
+    total: float
+    count: int
+    lead: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Nats a token."""
+        return self.total / self.count
