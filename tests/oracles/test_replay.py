@@ -19,7 +19,7 @@ from assay.errors import InputError, MethodError, ModelError
 from assay.examples import Examples
 from assay.methods import Replay
 from assay.methods.centre import Centre
-from assay.methods.replay import adjoint, engine
+from assay.methods.replay import adjoint, engine, exact
 from assay.methods.replay.engine import differentiate
 from assay.methods.replay.smoothness import metasmoothness
 from assay.methods.replay.tape import Tape
@@ -185,6 +185,18 @@ def test_a_convolution_with_pooling_equals_finite_differences() -> None:
     assert_relative(-scores[rows], differences(made, images, asked, rows, h=1e-5), 1e-5)
 
 
+@pytest.mark.parametrize("case", ["momentum, decay, cosine, warmup", "adamw, decay, cosine, warmup, clip"])
+def test_difference_quotients_give_the_same(case: str) -> None:
+    made = recipe(**OPTIMIZERS[case])
+    found, expected = (assay.attribute(made, train(), queries(), Replay(products=p)).array for p in ("difference", "exact"))
+    assert_relative(found, expected, 1e-5)
+    tape = taped(made)
+    none = torch.zeros(2, len(tape.last.params), dtype=torch.float64)  # of a query that nothing moves
+    none[1] = gradients_of(tape, made)[0]
+    tau = differentiate(tape, none, 2**30, products="difference")
+    assert not tau[0].any() and tau[1].any()
+
+
 @pytest.mark.parametrize("clip", [None, 0.7])
 @pytest.mark.parametrize("optimizer", [SGD(), SGD(0.9, 0.1), Adam(weight_decay=0.1), AdamW((0.8, 0.9), 1e-3, 0.1)])
 def test_an_update_pulled_back_is_its_vector_jacobian_product(optimizer: Any, clip: float | None) -> None:
@@ -266,11 +278,11 @@ def test_a_module_that_takes_no_batch_of_queries_goes_one_by_one(batches: str, m
     tape = taped(odd)
     backward = adjoint.Backward(tape.steps)
     carried = adjoint.Adjoint.of(tape.steps, gradients_of(tape, odd))
-    with adjoint.twice_differentiable():
+    with exact.twice_differentiable():
         for segment in tape.before(len(tape.steps)):
             for state in tape.walk(segment):
                 backward(carried, state)
-    assert backward.batched == (batches == "right")
+    assert backward.products.batched == (batches == "right")
     assert_relative(-carried.tau.T.numpy(), expected, 1e-6)
 
 
@@ -512,9 +524,13 @@ def test_a_module_without_second_derivative_is_refused_in_words() -> None:
         def backward(ctx: Any, gradient: Tensor) -> Tensor:
             return gradient * ctx.saved_tensors[0].exp()
 
-    def loss(module: nn.Module, x: Tensor, y: Any) -> Tensor:
-        return Once.apply(module(x)).sum(1)
+    def of(exponential: Any) -> Recipe:
+        def loss(module: nn.Module, x: Tensor, y: Any) -> Tensor:
+            return exponential(module(x)).sum(1)
 
-    made = Recipe(network, Custom(loss), optimizer="sgd", lr=0.01, batch_size=6)
+        return Recipe(network, Custom(loss), optimizer="sgd", lr=0.01, batch_size=6)
+
     with pytest.raises(ModelError, match="cannot be differentiated twice"):
-        assay.attribute(made, train(), queries(), "replay")
+        assay.attribute(of(Once.apply), train(), queries(), "replay")
+    found = assay.attribute(of(Once.apply), train(), queries(), Replay(products="difference")).array
+    assert_relative(found, assay.attribute(of(torch.exp), train(), queries(), "replay").array, 1e-5)

@@ -64,6 +64,10 @@ class Replay(Method):
         "how often steps are computed again: 0 holds every state, 1 one every sqrt(steps), k (k + 1) steps^(1/(k + 1)); "
         "by default as little as memory allows",
     )
+    products: str = option(
+        "exact", "with second derivatives: exact, or difference quotients (of any module, faster for deep ones)",
+        ("exact", "difference", "gauss-newton"),
+    )  # fmt: skip
     smoothness: float = option(
         0.0, "step of the weights at which metasmoothness is measured, such as 0.1 (two more training runs); 0: not"
     )
@@ -154,5 +158,5 @@ class Replayed(Fitted):
         losses: list[np.ndarray] = []
         for tape, folder in zip(recording.tapes, recording.folders, strict=True):
             losses.append(tape.end.losses(data))
-            found.append(differentiate(tape, gradients(tape.end), self.method.memory * GIB, folder))
+            found.append(differentiate(tape, gradients(tape.end), self.method.memory * GIB, folder, self.method.products))
         return self.method.sign() * torch.stack(found).mean(0), np.mean(losses, axis=0)
