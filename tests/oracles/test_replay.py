@@ -19,7 +19,7 @@ from assay.errors import InputError, MethodError, ModelError
 from assay.examples import Examples
 from assay.methods import Replay
 from assay.methods.centre import Centre
-from assay.methods.replay import adjoint, engine, exact
+from assay.methods.replay import adjoint, engine, exact, gauss_newton
 from assay.methods.replay.engine import differentiate
 from assay.methods.replay.smoothness import metasmoothness
 from assay.methods.replay.tape import Tape
@@ -45,6 +45,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         "betas": (0.8, 0.95),
     },
 }  # fmt: skip
+MOST = OPTIMIZERS["adamw, decay, cosine, warmup, clip"]
 
 
 def data(n: int = N, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -185,16 +186,65 @@ def test_a_convolution_with_pooling_equals_finite_differences() -> None:
     assert_relative(-scores[rows], differences(made, images, asked, rows, h=1e-5), 1e-5)
 
 
-@pytest.mark.parametrize("case", ["momentum, decay, cosine, warmup", "adamw, decay, cosine, warmup, clip"])
-def test_difference_quotients_give_the_same(case: str) -> None:
-    made = recipe(**OPTIMIZERS[case])
-    found, expected = (assay.attribute(made, train(), queries(), Replay(products=p)).array for p in ("difference", "exact"))
-    assert_relative(found, expected, 1e-5)
-    tape = taped(made)
-    none = torch.zeros(2, len(tape.last.params), dtype=torch.float64)  # of a query that nothing moves
-    none[1] = gradients_of(tape, made)[0]
-    tau = differentiate(tape, none, 2**30, products="difference")
-    assert not tau[0].any() and tau[1].any()
+def test_the_gauss_newton_matrix_is_exact_where_the_module_is_linear() -> None:
+    made = dataclasses.replace(recipe(**MOST), make_model=lambda: nn.Linear(FEATURES, CLASSES).double())
+    found, expected = (
+        assay.attribute(made, train(), queries(), Replay(products=p)).array for p in ("gauss-newton", "exact")
+    )
+    assert_relative(found, expected, 1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_products_with_the_gauss_newton_matrix_equal_the_dense_matrix(count: int) -> None:
+    made, weights = recipe(**OPTIMIZERS["sgd"]), torch.rand(N, dtype=torch.float64)
+    steps = made.steps(train(), weights)
+    state, module, rows = steps.start(), network(), steps.order.rows(1)
+    state = dataclasses.replace(state, step=1)
+    x, y = data()
+    w = weights[rows]
+
+    def outputs(params: Tensor) -> Tensor:
+        return torch.func.functional_call(module, steps.layout.split(params), (x[rows],))
+
+    def of(z: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(z, y[rows], reduction="none")
+
+    z = outputs(state.params)
+    jacobian = torch.func.jacrev(outputs)(state.params)
+    inner = torch.func.hessian(lambda z: (w * of(z)).sum() / steps.order.size)(z)
+    matrix = torch.einsum("bcp,bcde,deq->pq", jacobian, inner, jacobian)
+    each = torch.func.jacrev(lambda p: of(outputs(p)))(state.params) / steps.order.size
+    mu, into = (
+        torch.randn(count, len(state.params), dtype=torch.float64),
+        torch.zeros(count, len(state.params)).double(),
+    )
+    with exact.twice_differentiable():
+        products = gauss_newton.GaussNewton(steps)
+        graph = products.look(state)
+        found = products.pull(graph, mu, into)
+    torch.testing.assert_close(graph.gradient, torch.autograd.functional.vjp(outputs, state.params, torch.func.grad(
+        lambda z: (w * of(z)).sum() / steps.order.size)(z))[1])  # fmt: skip
+    torch.testing.assert_close(into, mu @ matrix, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found, mu @ each.T, rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(
+        into, mu @ torch.func.hessian(lambda p: (w * of(outputs(p))).sum() / steps.order.size)(state.params)
+    )
+
+
+def test_the_gauss_newton_matrix_of_a_transformer(exact_norm: None) -> None:
+    """Last layer alone trained: linear, so that the two agree, and the logits are cut out of what the model returns."""
+    module = language_model("Llama", num_hidden_layers=1, attn_implementation="sdpa", tie_word_embeddings=False)
+    module.requires_grad_(False).get_submodule("lm_head").requires_grad_(True)
+    made = Recipe(module, CausalLM(tokenizer(), 64), optimizer="adamw", lr=0.01, epochs=2, batch_size=3)
+    texts, asked = examples(*TEXTS), examples("the cat ran under the tree", "who saw the dog")
+    found, expected = (assay.attribute(made, texts, asked, Replay(products=p)).array for p in ("gauss-newton", "exact"))
+    assert_relative(found, expected, 1e-6)
+
+
+def test_a_module_without_one_output_has_no_gauss_newton_matrix() -> None:
+    made = Recipe(network, Custom(lambda module, x, y: (module(x) + module(x)).sum(1)), optimizer="sgd", lr=0.01)
+    with pytest.raises(ModelError, match="Choose products='exact'"):
+        assay.attribute(made, train(), queries(), Replay(products="gauss-newton"))
 
 
 @pytest.mark.parametrize("clip", [None, 0.7])
@@ -219,8 +269,6 @@ def test_an_update_pulled_back_is_its_vector_jacobian_product(optimizer: Any, cl
 
 
 # -- what must not matter ----------------------------------------------------------------------------------------------
-
-MOST = OPTIMIZERS["adamw, decay, cosine, warmup, clip"]
 
 
 def gradients_of(tape: Tape, made: Recipe) -> Tensor:
@@ -524,13 +572,9 @@ def test_a_module_without_second_derivative_is_refused_in_words() -> None:
         def backward(ctx: Any, gradient: Tensor) -> Tensor:
             return gradient * ctx.saved_tensors[0].exp()
 
-    def of(exponential: Any) -> Recipe:
-        def loss(module: nn.Module, x: Tensor, y: Any) -> Tensor:
-            return exponential(module(x)).sum(1)
+    def loss(module: nn.Module, x: Tensor, y: Any) -> Tensor:
+        return Once.apply(module(x)).sum(1)
 
-        return Recipe(network, Custom(loss), optimizer="sgd", lr=0.01, batch_size=6)
-
+    made = Recipe(network, Custom(loss), optimizer="sgd", lr=0.01, batch_size=6)
     with pytest.raises(ModelError, match="cannot be differentiated twice"):
-        assay.attribute(of(Once.apply), train(), queries(), "replay")
-    found = assay.attribute(of(Once.apply), train(), queries(), Replay(products="difference")).array
-    assert_relative(found, assay.attribute(of(torch.exp), train(), queries(), "replay").array, 1e-5)
+        assay.attribute(made, train(), queries(), "replay")

@@ -7,20 +7,18 @@ With s_t = (theta_t, m_t) the state, w the weights of the examples and (theta, m
     tau_i    += (d/dw_i)   < g, mu >   = < grad L_i, mu > / size        for the rows i of the step's batch
 
 and at the end tau_i = dm/dw_i of the measurement whose gradient lam started as. Both derivatives come together, exactly
-(`exact`: one backward pass through the graph of g) or by a difference quotient (`difference`).
+(`exact`: one backward pass through the graph of g) or with the Gauss-Newton matrix in the first (`gauss_newton`).
 
 Source: Engstrom et al. 2025 (2503.13751), section 3 and appendix; Ilyas & Engstrom 2025 (2504.16430). Accumulation: lam
 and the moments in the precision of the parameters, tau in float64.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from assay.methods.replay.difference import Difference
 from assay.methods.replay.exact import Exact
 from assay.methods.replay.gauss_newton import GaussNewton
 from assay.methods.replay.update import Linearised
@@ -31,23 +29,8 @@ NUMBERS = {"cpu": 2**23, "cuda": 2**27}
 the cache of a processor, where a second trip to memory costs more than a product, or fills a GPU."""
 
 
-@runtime_checkable
-class Products(Protocol):
-    """How products with second derivatives are had.
-
-    `look` gives what is shared by the queries at a step, with its `gradient`, and `held`, the numbers that a query then takes; `pull` adds
-    `d < g, mu > / d(parameters)` to `into` and returns that by the weights of the step's rows, None if there is none.
-    """
-
-    batched: bool | None
-
-    def look(self, state: State) -> Any: ...
-    def pull(
-        self, at: Any, mu: Float[Tensor, "q params"], into: Float[Tensor, "q params"]
-    ) -> Float[Tensor, "q batch"] | None: ...
-
-
-PRODUCTS = {"exact": Exact, "difference": Difference, "gauss-newton": GaussNewton}
+PRODUCTS: dict[str, type[Exact]] = {"exact": Exact, "gauss-newton": GaussNewton}
+"""How products with second derivatives are had."""
 
 
 @dataclass
@@ -72,11 +55,11 @@ class Adjoint:
 
 
 class Backward:
-    """Carries an adjoint back over the steps of a run; to be used within `products.setting()`."""
+    """Carries an adjoint back over the steps of a run; to be used within `twice_differentiable()`."""
 
     def __init__(self, steps: Steps, products: str = "exact") -> None:
         self.steps = steps
-        self.products: Products = PRODUCTS[products](steps)
+        self.products = PRODUCTS[products](steps)
 
     def __call__(self, adjoint: Adjoint, state: State) -> None:
         """Over the step that `state` is the beginning of, in place."""

@@ -15,17 +15,14 @@ from torch import Tensor
 
 from assay import progress
 from assay.errors import InputError, NonFiniteError
-from assay.methods.replay.adjoint import PRODUCTS, Adjoint, Backward
+from assay.methods.replay.adjoint import Adjoint, Backward
+from assay.methods.replay.exact import twice_differentiable
 from assay.methods.replay.tape import Tape
 from assay.run_directory import replacing
 
 
 def differentiate(
-    tape: Tape,
-    gradients: Float[Tensor, "q params"],
-    memory: float,
-    folder: Path | None = None,
-    products: str = "exact",
+    tape: Tape, gradients: Float[Tensor, "q params"], memory: float, folder: Path | None = None, products: str = "exact"
 ) -> Float64[Tensor, "q n"]:
     """`dm/dw_i` of each measurement whose gradient at the end of the run is a row of `gradients`.
 
@@ -33,7 +30,7 @@ def differentiate(
         tape: the recorded run.
         memory: bytes that adjoints may take; more queries than fit are replayed in groups.
         folder: where the adjoint is kept at the end of each segment, so that a killed replay goes on.
-        products: how second derivatives are taken, `exact` or `difference`.
+        products: how second derivatives are taken, `exact` or `gauss-newton`.
 
     Raises NonFiniteError: the adjoint left the range of its numbers, as in training that is unstable.
     """
@@ -54,7 +51,7 @@ def _group(
     if shelf is not None and (kept := shelf.read(gradients.device)) is not None:
         adjoint, step, backward.products.batched = kept
         advance(len(steps) - step)
-    with PRODUCTS[products].setting():
+    with twice_differentiable():
         for segment in tape.before(step):
             for state in tape.walk(segment):
                 backward(adjoint, state)

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float
@@ -36,57 +36,74 @@ def twice_differentiable() -> Generator[None]:
 
 @dataclass(frozen=True)
 class Graph:
-    """The gradient of one step's objective as a graph over parameters and weights; `gradient` is its value."""
+    """The gradient of one step's objective as a graph over parameters and weights; `gradient` is its value.
 
+    `held` counts the numbers that it and a query's way back through it take.
+    """
+
+    steps: Steps
     pieces: tuple[Tensor, ...]
-    inputs: tuple[Tensor, ...]
+    weights: Tensor
     gradient: Flat = field(repr=False)
     held: int
 
-    @staticmethod
-    def of(steps: Steps, state: State) -> "Graph":
-        """At the state before step `state.step`; `held` counts the numbers that it and a query's pass through it take."""
-        saved = 0
-
-        def count(tensor: Tensor) -> Tensor:
-            nonlocal saved
-            saved += tensor.numel()
-            return tensor
-
+    @classmethod
+    def of(cls, steps: Steps, state: State) -> "Graph":
+        """At the state before step `state.step`."""
         steps.install(state.params)
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        with torch.enable_grad(), counted() as saved:
             losses, weights = steps.losses(state.step)
             weights = weights.detach().requires_grad_()
-            pieces = _differentiated(
+            objective = steps.objective(losses, weights)
+            pieces = differentiated(
                 steps, lambda: torch.autograd.grad(
-                    steps.objective(losses, weights), steps.trainable,
-                    create_graph=True, allow_unused=True, materialize_grads=True,
+                    objective, steps.trainable, create_graph=True, allow_unused=True, materialize_grads=True
                 ),
             )  # fmt: skip
-        some = cast(Sequence[Tensor], pieces)
-        gradient = steps.layout.join([piece.detach() for piece in some])
-        return Graph(tuple(some), (*steps.trainable, weights), gradient, len(gradient) + saved)
+        gradient = joined(steps, pieces)
+        return cls(steps, tuple(cast(Sequence[Tensor], pieces)), weights, gradient, len(gradient) + sum(saved))
 
-    def products(self, steps: Steps, mu: Float[Tensor, "q params"], batched: bool) -> Sequence[Tensor | None]:
-        """`d < g, mu > / d(parameters, weights)`, each with the queries in front; None where it does not depend."""
+    def back(self, mu: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """`d < g, mu > / d(parameters, weights)` for one query, whose `mu` has the shapes of `pieces`; None: no dependence."""
         used = [k for k, piece in enumerate(self.pieces) if piece.requires_grad]
-        pieces, rows = [self.pieces[k] for k in used], steps.layout.rows(mu)
-        tangents = [rows[k] for k in used]
+        pieces, tangents = [self.pieces[k] for k in used], [mu[k] for k in used]
+        inputs = (*self.steps.trainable, self.weights)
+        return torch.autograd.grad(pieces, inputs, tangents, retain_graph=True, allow_unused=True)
+
+    def products(self, mu: Float[Tensor, "q params"], batched: bool) -> Sequence[Tensor | None]:
+        """`back` of each query, with the queries in front."""
         depends: list[bool] = []
 
         def back(*tangent: Tensor) -> tuple[Tensor, ...]:
-            found = _differentiated(
-                steps, lambda: torch.autograd.grad(pieces, self.inputs, tangent, retain_graph=True, allow_unused=True)
-            )
+            found = differentiated(self.steps, lambda: self.back(tangent))
             depends[:] = [one is not None for one in found]
             return tuple(one for one in found if one is not None)
 
+        rows = self.steps.layout.rows(mu)
         if batched:
-            some = iter(torch.func.vmap(back)(*tangents))
+            some = iter(torch.func.vmap(back)(*rows))
         else:
-            each = [back(*(tangent[q] for tangent in tangents)) for q in range(len(mu))]
+            each = [back(*(row[q] for row in rows)) for q in range(len(mu))]
             some = (torch.stack(column) for column in zip(*each, strict=True))
         return [next(some) if there else None for there in depends]
+
+
+@contextmanager
+def counted() -> Generator[list[int]]:
+    """How many numbers the graphs made within the context keep."""
+    saved: list[int] = []
+
+    def count(tensor: Tensor) -> Tensor:
+        saved.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        yield saved
+
+
+def joined(steps: Steps, pieces: Sequence[Tensor | None]) -> Flat:
+    """The value of a gradient."""
+    return steps.layout.join([piece.detach() for piece in cast(Sequence[Tensor], pieces)])
 
 
 class Exact:
@@ -96,7 +113,7 @@ class Exact:
     of single queries; if it fails or differs, they go one by one, which `batched` says.
     """
 
-    setting = staticmethod(twice_differentiable)
+    graph: ClassVar[type[Graph]] = Graph
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
@@ -105,7 +122,7 @@ class Exact:
 
     def look(self, state: State) -> Graph:
         """The graph of a step. Raises ModelError if an operation has no second derivative."""
-        graph = Graph.of(self.steps, state)
+        graph = self.graph.of(self.steps, state)
         if not self._checked:
             _check_twice(self.steps, graph)
             self._checked = True
@@ -116,20 +133,20 @@ class Exact:
     ) -> Float[Tensor, "q batch"] | None:
         """Adds `d < g, mu > / d(parameters)` to `into`; returns that by the weights, None where nothing depends."""
         if len(mu) > 1 and self.batched is None:
-            self.batched = _agrees(graph, self.steps, mu)
-        *second, products = graph.products(self.steps, mu, len(mu) > 1 and bool(self.batched))
+            self.batched = _agrees(graph, mu)
+        *second, products = graph.products(mu, len(mu) > 1 and bool(self.batched))
         for target, piece in zip(self.steps.layout.rows(into), second, strict=True):
             if piece is not None:
                 target.add_(piece)
         return products
 
 
-def _agrees(graph: Graph, steps: Steps, mu: Float[Tensor, "q params"]) -> bool:
+def _agrees(graph: Graph, mu: Float[Tensor, "q params"]) -> bool:
     """Whether the first and the last query as a batch give what they give alone."""
     ends = mu[[0, -1]]
-    alone = graph.products(steps, ends, batched=False)
+    alone = graph.products(ends, batched=False)
     try:
-        together = graph.products(steps, ends, batched=True)
+        together = graph.products(ends, batched=True)
     except (RuntimeError, NotImplementedError, ModelError):
         return False
     tolerance = 1e-3 if mu.dtype == torch.float32 else 1e-8
@@ -143,7 +160,7 @@ def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
     return bool((one - other).abs().max() <= tolerance * one.abs().max())
 
 
-def _differentiated(steps: Steps, gradients: Callable[[], Sequence[Tensor | None]]) -> Sequence[Tensor | None]:
+def differentiated(steps: Steps, gradients: Callable[[], Sequence[Tensor | None]]) -> Sequence[Tensor | None]:
     """The gradients; ModelError where an operation of the module has no second derivative."""
     try:
         return gradients()
@@ -157,7 +174,7 @@ def _differentiated(steps: Steps, gradients: Callable[[], Sequence[Tensor | None
 def _once_only(steps: Steps, reason: str) -> ModelError:
     return ModelError(
         f"{type(steps.module).__name__} cannot be differentiated twice, which exact replay needs: {reason} Choose operations "
-        "that can (attention: attn_implementation='eager' or 'sdpa' in place of flash attention), or products='difference'."
+        "that can (attention: attn_implementation='eager' or 'sdpa' in place of flash attention), or products='gauss-newton'."
     )
 
 

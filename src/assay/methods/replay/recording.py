@@ -13,7 +13,7 @@ from assay.errors import MethodError
 from assay.examples import Examples
 from assay.gradients.features import notes
 from assay.methods.centre import Centre
-from assay.methods.replay.adjoint import PRODUCTS
+from assay.methods.replay.exact import twice_differentiable
 from assay.methods.replay.smoothness import POOR, metasmoothness
 from assay.methods.replay.tape import GIB, Tape
 from assay.models import Model
@@ -54,8 +54,8 @@ class Recording:
 
 
 def recorded(method: Any, recipe: Recipe, train: Examples) -> Recording:
-    """The runs for a method with `removed`, `centres`, `memory`, `recompute`, `smoothness`, `directory` and `products`."""
-    with measured() as cost, PRODUCTS[method.products].setting():
+    """The runs for a method with `removed`, `centres`, `memory`, `recompute`, `smoothness` and `directory`."""
+    with measured() as cost, twice_differentiable():
         data = recipe.encode(train)
         weights = Centre(method.removed, method.centres).weights(len(data), recipe.seed)
         root = None if method.directory is None else Path(method.directory)

@@ -65,8 +65,7 @@ class Replay(Method):
         "by default as little as memory allows",
     )
     products: str = option(
-        "exact", "with second derivatives: exact, or difference quotients (of any module, faster for deep ones)",
-        ("exact", "difference", "gauss-newton"),
+        "exact", "with second derivatives: exact, or of the Gauss-Newton matrix, which costs less", ("exact", "gauss-newton")
     )  # fmt: skip
     smoothness: float = option(
         0.0, "step of the weights at which metasmoothness is measured, such as 0.1 (two more training runs); 0: not"
@@ -158,5 +157,7 @@ class Replayed(Fitted):
         losses: list[np.ndarray] = []
         for tape, folder in zip(recording.tapes, recording.folders, strict=True):
             losses.append(tape.end.losses(data))
-            found.append(differentiate(tape, gradients(tape.end), self.method.memory * GIB, folder, self.method.products))
+            found.append(
+                differentiate(tape, gradients(tape.end), self.method.memory * GIB, folder, self.method.products)
+            )
         return self.method.sign() * torch.stack(found).mean(0), np.mean(losses, axis=0)
