@@ -50,7 +50,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """What is compared. Hyper-parameters were chosen on the `tune` split."""
 FEW = {"replay": 50, "ekfac-cg": 50}
-FEWER = {"replay": 25, "ekfac-cg": 25}
+FEWER = {"replay": 16, "ekfac-cg": 25, "path-krylov": 25}
 """Queries asked of a method whose cost grows with them; and of the transformer."""
 ENSEMBLE = 10
 CHECKPOINTS = 10
