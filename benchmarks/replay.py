@@ -22,7 +22,7 @@ from benchmarks.common import add_data, contend, data_folder, medians, parser, s
 from benchmarks.fidelity.settings import setting
 
 MANY = 50
-EXAMPLES = {"mlp": 5000, "cnn": 5000, "transformer": 256}
+EXAMPLES = {"mlp": 5000, "cnn": 5000, "transformer": 128}
 CONTENDERS = ("training", "one query", f"mean of {MANY}", f"{MANY} queries", f"{MANY} queries, gauss-newton")
 
 

@@ -11,7 +11,7 @@ training is not smooth (Schraudolph 2002; Martens 2020, 1412.1193, section 8). `
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,9 +59,10 @@ class Halves(Graph):
         used = [k for k, piece in enumerate(self.pieces) if piece.requires_grad]
         pieces, tangents = [self.pieces[k] for k in used], [mu[k] for k in used]
         (moved,) = torch.autograd.grad(pieces, self.given, tangents, retain_graph=True)
-        turned, products = torch.autograd.grad(
+        found = torch.autograd.grad(
             self.slope, (self.output, self.weights), moved, retain_graph=True, allow_unused=True
         )
+        turned, products = cast(tuple[Tensor | None, Tensor], found)
         if turned is None:  # a loss that is linear in the output
             return (*(None for _ in self.pieces), products)
         second = torch.autograd.grad(self.whole, self.steps.trainable, turned, retain_graph=True, allow_unused=True)
@@ -91,7 +92,7 @@ def cut(module: nn.Module) -> Generator[list[Tensor]]:
         seen.extend([whole, whole.detach().requires_grad_()])
         if out is whole:
             return seen[1]
-        out["logits"] = seen[1]
+        cast(Any, out)["logits"] = seen[1]
         return out
 
     handle = module.register_forward_hook(hook)
