@@ -24,7 +24,7 @@ import torch
 import assay
 from assay.evaluate import lds, truth
 from assay.methods import find
-from benchmarks.common import add_data, contend, data_folder, parser, save, timed
+from benchmarks.common import RESULTS, add_data, contend, data_folder, parser, save, timed
 from benchmarks.fidelity.settings import NAMES, Setting, setting
 
 CENTRE = "removed=0.5"
@@ -239,6 +239,9 @@ def main() -> None:
         return
     found = {name: measured(args, name) for name in args.settings}
     if args.split == "exam" and not args.methods:
+        earlier = RESULTS / "fidelity.json"
+        kept = json.loads(earlier.read_text())["settings"] if earlier.exists() else {}
+        found = {name: {**kept, **found}[name] for name in NAMES if name in {**kept, **found}}
         command = f"python -m benchmarks.fidelity --subsets {args.subsets}" + " --stored" * args.stored
         save("fidelity", command, {"settings": found})
 
