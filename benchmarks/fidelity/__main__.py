@@ -1,4 +1,4 @@
-"""How well scores predict retraining, against seconds and memory: every method on the four settings.
+"""How well scores predict retraining, against seconds and memory: every method on each setting.
 
     python -m benchmarks.fidelity --data DIR --work DIR [--settings mlp cnn] [--methods ekfac replay:removed=0.5]
                                   [--split exam] [--subsets 100] [--peers dattri=PYTHON kronfluence=PYTHON]
@@ -24,7 +24,7 @@ import torch
 import assay
 from assay.evaluate import lds, truth
 from assay.methods import find
-from benchmarks.common import add_data, contend, data_folder, parser, save, timed
+from benchmarks.common import RESULTS, add_data, contend, data_folder, parser, save, timed
 from benchmarks.fidelity.settings import NAMES, Setting, setting
 
 CENTRE = "removed=0.5"
@@ -40,18 +40,23 @@ METHODS: dict[str, tuple[str, ...]] = {
         f"replay:{CENTRE}",
     ),
     "cnn": (
-        "random", "graddot", "gradcos", "tracin", "trak", "ekfac", f"ekfac:{CENTRE}", f"ekfac:{CENTRE},centres=5", CHEAP,
-        f"path-krylov:{CENTRE}", f"replay:{CENTRE}",
+        "random", "graddot", "gradcos", "tracin", "trak", "ekfac", f"ekfac:{CENTRE}", f"ekfac:{CENTRE},damping=path",
+        f"source:{CENTRE}", CHEAP, f"replay:{CENTRE}", f"replay:{CENTRE},products=gauss-newton",
+    ),
+    "cnn-relu": (
+        "random", "graddot", "gradcos", "tracin", "trak", "ekfac", f"ekfac:{CENTRE}", f"ekfac:{CENTRE},centres=5",
+        f"replay:{CENTRE}",
     ),
     "transformer": (
-        "random", "graddot", "gradcos", "bm25", "tfidf", "trak", "logra", "ekfac", f"ekfac:{CENTRE}", f"path-krylov:{CENTRE}",
-        f"replay:{CENTRE}",
+        "random", "graddot", "gradcos", "bm25", "tfidf", "trak", "logra", "ekfac", f"ekfac:{CENTRE}", f"source:{CENTRE}",
+        f"path-krylov:{CENTRE},segments=1,fitting_examples=128,krylov=5",
+        f"ekfac-cg:{CENTRE},fitting_examples=150,iterations=10", f"replay:{CENTRE},products=gauss-newton",
     ),
 }  # fmt: skip
 """What is compared. Hyper-parameters were chosen on the `tune` split."""
 FEW = {"replay": 50, "ekfac-cg": 50}
-FEWER = {"replay": 25, "ekfac-cg": 25}
-"""Queries asked of a method whose cost grows with them; and of the transformer."""
+FEWER = {"cnn": {"replay": 25}, "transformer": {"replay": 16, "ekfac-cg": 25, "path-krylov": 25}}
+"""Queries asked of a method whose cost grows with them; and in settings where it is large."""
 ENSEMBLE = 10
 CHECKPOINTS = 10
 PEERS = {
@@ -92,8 +97,7 @@ def attribute(work: Setting, text: str) -> assay.Scores:
     from dataclasses import replace
 
     name, options = parameters(text)
-    few = FEWER if work.name == "transformer" else FEW
-    queries = work.queries[: few.get(name, len(work.queries))]
+    queries = work.queries[: (FEW | FEWER.get(work.name, {})).get(name, len(work.queries))]
     if name == "trak-ensemble":
         return assay.attribute(ensemble(work), work.train, queries, "trak")
     chosen = find(name, **options)
@@ -235,6 +239,9 @@ def main() -> None:
         return
     found = {name: measured(args, name) for name in args.settings}
     if args.split == "exam" and not args.methods:
+        earlier = RESULTS / "fidelity.json"
+        kept = json.loads(earlier.read_text())["settings"] if earlier.exists() else {}
+        found = {name: {**kept, **found}[name] for name in NAMES if name in {**kept, **found}}
         command = f"python -m benchmarks.fidelity --subsets {args.subsets}" + " --stored" * args.stored
         save("fidelity", command, {"settings": found})
 

@@ -19,7 +19,7 @@ from assay.errors import InputError, MethodError, ModelError
 from assay.examples import Examples
 from assay.methods import Replay
 from assay.methods.centre import Centre
-from assay.methods.replay import adjoint, engine
+from assay.methods.replay import adjoint, engine, exact, gauss_newton
 from assay.methods.replay.engine import differentiate
 from assay.methods.replay.smoothness import metasmoothness
 from assay.methods.replay.tape import Tape
@@ -45,6 +45,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         "betas": (0.8, 0.95),
     },
 }  # fmt: skip
+MOST = OPTIMIZERS["adamw, decay, cosine, warmup, clip"]
 
 
 def data(n: int = N, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -185,6 +186,67 @@ def test_a_convolution_with_pooling_equals_finite_differences() -> None:
     assert_relative(-scores[rows], differences(made, images, asked, rows, h=1e-5), 1e-5)
 
 
+def test_the_gauss_newton_matrix_is_exact_where_the_module_is_linear() -> None:
+    made = dataclasses.replace(recipe(**MOST), make_model=lambda: nn.Linear(FEATURES, CLASSES).double())
+    found, expected = (
+        assay.attribute(made, train(), queries(), Replay(products=p)).array for p in ("gauss-newton", "exact")
+    )
+    assert_relative(found, expected, 1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_products_with_the_gauss_newton_matrix_equal_the_dense_matrix(count: int) -> None:
+    made, weights = recipe(**OPTIMIZERS["sgd"]), torch.rand(N, dtype=torch.float64)
+    steps = made.steps(train(), weights)
+    state, module, rows = steps.start(), network(), steps.order.rows(1)
+    state = dataclasses.replace(state, step=1)
+    x, y = data()
+    w = weights[rows]
+
+    def outputs(params: Tensor) -> Tensor:
+        return torch.func.functional_call(module, steps.layout.split(params), (x[rows],))
+
+    def of(z: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(z, y[rows], reduction="none")
+
+    z = outputs(state.params)
+    jacobian = torch.func.jacrev(outputs)(state.params)
+    inner = torch.func.hessian(lambda z: (w * of(z)).sum() / steps.order.size)(z)
+    matrix = torch.einsum("bcp,bcde,deq->pq", jacobian, inner, jacobian)
+    each = torch.func.jacrev(lambda p: of(outputs(p)))(state.params) / steps.order.size
+    mu, into = (
+        torch.randn(count, len(state.params), dtype=torch.float64),
+        torch.zeros(count, len(state.params)).double(),
+    )
+    with exact.twice_differentiable():
+        products = gauss_newton.GaussNewton(steps)
+        graph = products.look(state)
+        found = products.pull(graph, mu, into)
+    torch.testing.assert_close(graph.gradient, torch.autograd.functional.vjp(outputs, state.params, torch.func.grad(
+        lambda z: (w * of(z)).sum() / steps.order.size)(z))[1])  # fmt: skip
+    torch.testing.assert_close(into, mu @ matrix, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found, mu @ each.T, rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(
+        into, mu @ torch.func.hessian(lambda p: (w * of(outputs(p))).sum() / steps.order.size)(state.params)
+    )
+
+
+def test_the_gauss_newton_matrix_of_a_transformer(exact_norm: None) -> None:
+    """Last layer alone trained: linear, so that the two agree, and the logits are cut out of what the model returns."""
+    module = language_model("Llama", num_hidden_layers=1, attn_implementation="sdpa", tie_word_embeddings=False)
+    module.requires_grad_(False).get_submodule("lm_head").requires_grad_(True)
+    made = Recipe(module, CausalLM(tokenizer(), 64), optimizer="adamw", lr=0.01, epochs=2, batch_size=3)
+    texts, asked = examples(*TEXTS), examples("the cat ran under the tree", "who saw the dog")
+    found, expected = (assay.attribute(made, texts, asked, Replay(products=p)).array for p in ("gauss-newton", "exact"))
+    assert_relative(found, expected, 1e-6)
+
+
+def test_a_module_without_one_output_has_no_gauss_newton_matrix() -> None:
+    made = Recipe(network, Custom(lambda module, x, y: (module(x) + module(x)).sum(1)), optimizer="sgd", lr=0.01)
+    with pytest.raises(ModelError, match="Choose products='exact'"):
+        assay.attribute(made, train(), queries(), Replay(products="gauss-newton"))
+
+
 @pytest.mark.parametrize("clip", [None, 0.7])
 @pytest.mark.parametrize("optimizer", [SGD(), SGD(0.9, 0.1), Adam(weight_decay=0.1), AdamW((0.8, 0.9), 1e-3, 0.1)])
 def test_an_update_pulled_back_is_its_vector_jacobian_product(optimizer: Any, clip: float | None) -> None:
@@ -207,8 +269,6 @@ def test_an_update_pulled_back_is_its_vector_jacobian_product(optimizer: Any, cl
 
 
 # -- what must not matter ----------------------------------------------------------------------------------------------
-
-MOST = OPTIMIZERS["adamw, decay, cosine, warmup, clip"]
 
 
 def gradients_of(tape: Tape, made: Recipe) -> Tensor:
@@ -266,11 +326,11 @@ def test_a_module_that_takes_no_batch_of_queries_goes_one_by_one(batches: str, m
     tape = taped(odd)
     backward = adjoint.Backward(tape.steps)
     carried = adjoint.Adjoint.of(tape.steps, gradients_of(tape, odd))
-    with adjoint.twice_differentiable():
+    with exact.twice_differentiable():
         for segment in tape.before(len(tape.steps)):
             for state in tape.walk(segment):
                 backward(carried, state)
-    assert backward.batched == (batches == "right")
+    assert backward.products.batched == (batches == "right")
     assert_relative(-carried.tau.T.numpy(), expected, 1e-6)
 
 

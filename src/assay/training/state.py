@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from assay.errors import ModelError
@@ -52,6 +53,11 @@ class Layout:
         """Views of a flat vector, by parameter name."""
         pieces = torch.split(flat, self.sizes)
         return {n: piece.view(shape) for n, shape, piece in zip(self.names, self.shapes, pieces, strict=True)}
+
+    def rows(self, flat: Float[Tensor, "q params"]) -> list[Tensor]:
+        """Views of several flat vectors, [q, *shape] for each parameter."""
+        parts = torch.split(flat, self.sizes, dim=1)
+        return [part.view(len(flat), *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def join(self, tensors: Sequence[Tensor]) -> Flat:
         """One flat vector of tensors in the order of `names`."""

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from assay import progress
 from assay.errors import InputError, NonFiniteError
-from assay.methods.replay.adjoint import Adjoint, Backward, twice_differentiable
+from assay.methods.replay.adjoint import Adjoint, Backward
+from assay.methods.replay.exact import twice_differentiable
 from assay.methods.replay.tape import Tape
 from assay.run_directory import replacing
 
 
 def differentiate(
-    tape: Tape, gradients: Float[Tensor, "q params"], memory: float, folder: Path | None = None
+    tape: Tape, gradients: Float[Tensor, "q params"], memory: float, folder: Path | None = None, products: str = "exact"
 ) -> Float64[Tensor, "q n"]:
     """`dm/dw_i` of each measurement whose gradient at the end of the run is a row of `gradients`.
 
@@ -29,6 +30,7 @@ def differentiate(
         tape: the recorded run.
         memory: bytes that adjoints may take; more queries than fit are replayed in groups.
         folder: where the adjoint is kept at the end of each segment, so that a killed replay goes on.
+        products: how second derivatives are taken, `exact` or `gauss-newton`.
 
     Raises NonFiniteError: the adjoint left the range of its numbers, as in training that is unstable.
     """
@@ -36,18 +38,18 @@ def differentiate(
     width = max(1, int(memory // each))
     groups = torch.split(gradients, width)
     with progress.task("replaying", len(groups) * len(tape.steps)) as advance:
-        found = [_group(tape, group, folder, advance) for group in groups]
+        found = [_group(tape, group, folder, products, advance) for group in groups]
     return torch.cat(found) if found else torch.zeros(0, len(tape.steps.weights), dtype=torch.float64)
 
 
 def _group(
-    tape: Tape, gradients: Float[Tensor, "q params"], folder: Path | None, advance: progress.Advance
+    tape: Tape, gradients: Float[Tensor, "q params"], folder: Path | None, products: str, advance: progress.Advance
 ) -> Float64[Tensor, "q n"]:
-    steps, backward = tape.steps, Backward(tape.steps)
+    steps, backward = tape.steps, Backward(tape.steps, products)
     adjoint, step = Adjoint.of(steps, gradients), len(steps)
-    shelf = None if folder is None else Shelf.of(folder, gradients)
+    shelf = None if folder is None else Shelf.of(folder, gradients, products)
     if shelf is not None and (kept := shelf.read(gradients.device)) is not None:
-        adjoint, step, backward.batched = kept
+        adjoint, step, backward.products.batched = kept
         advance(len(steps) - step)
     with twice_differentiable():
         for segment in tape.before(step):
@@ -55,7 +57,7 @@ def _group(
                 backward(adjoint, state)
                 advance()
             if shelf is not None:
-                shelf.write(adjoint, segment[0], backward.batched)
+                shelf.write(adjoint, segment[0], backward.products.batched)
     if not bool(adjoint.tau.isfinite().all()):
         raise NonFiniteError(
             "The adjoint became infinite on its way back: training is so unstable that a weight has no useful derivative. "
@@ -71,10 +73,10 @@ class Shelf:
     path: Path
 
     @staticmethod
-    def of(folder: Path, gradients: Float[Tensor, "q params"]) -> "Shelf":
+    def of(folder: Path, gradients: Float[Tensor, "q params"], products: str) -> "Shelf":
         """The place of these gradients' adjoint."""
         digest = hashlib.sha256(gradients.cpu().contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
-        return Shelf(folder / f"adjoint-{digest[:16]}.safetensors")
+        return Shelf(folder / f"adjoint-{products}-{digest[:16]}.safetensors")
 
     def write(self, adjoint: Adjoint, step: int, batched: bool | None) -> None:
         """The adjoint before step `step`, whole or not at all."""

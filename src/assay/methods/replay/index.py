@@ -102,7 +102,7 @@ class ReplayIndex(Replay):
         used, out = gradients[held:], gradients[:held]
         directions = principal(unit(used) if self.basis == "unit" else used, self.rank)
         rank = len(directions)
-        tau = differentiate(tape, torch.cat([directions, out]), self.memory * GIB, folder).T
+        tau = differentiate(tape, torch.cat([directions, out]), self.memory * GIB, folder, self.products).T
         part = Part(tape.end, directions, tau[:, :rank].float().contiguous().to(gradients.device))
         return part, correlation(part.answer(part.coordinates(out)), tau[:, rank:]) if held else ()
 

@@ -13,7 +13,7 @@ from assay.errors import MethodError
 from assay.examples import Examples
 from assay.gradients.features import notes
 from assay.methods.centre import Centre
-from assay.methods.replay.adjoint import twice_differentiable
+from assay.methods.replay.exact import twice_differentiable
 from assay.methods.replay.smoothness import POOR, metasmoothness
 from assay.methods.replay.tape import GIB, Tape
 from assay.models import Model

@@ -9,10 +9,11 @@ Of another measurement than the loss, the score is the derivative itself: what t
 
 Paper: Ilyas & Engstrom, MAGIC: Near-Optimal Data Attribution for Deep Learning, 2025 (2504.16430), eq. 3-6; Engstrom et
 al., Optimizing ML Training with Metagradient Descent, 2025 (2503.13751), REPLAY. Cost: the run itself, once more where
-states do not all fit in memory, and for each query two products a layer and step, about a training run. Memory: d T^(1/d)
-states, (1 + moments) numbers a parameter and query, n a query. Exact up to rounding wherever training is differentiable;
-training that is not smooth in its weights (large rates, kinks) has a derivative that predicts little. Deviations: the
-batch's divisor is fixed, so that an example keeps its own pull; no smoothing is put into the run.
+states do not all fit in memory, and for each query six products of matrices a layer and step where training takes three, or
+four with the Gauss-Newton matrix (`products`; then not exact). Memory: d T^(1/d) states, (1 + moments) numbers a parameter
+and query, n a query. Exact up to rounding wherever training is differentiable; training that is not smooth in its weights
+(large rates, kinks) has a derivative that predicts little. Deviations: the batch's divisor is fixed, so that an example keeps
+its own pull; no smoothing is put into the run.
 """
 
 from collections.abc import Callable
@@ -64,6 +65,9 @@ class Replay(Method):
         "how often steps are computed again: 0 holds every state, 1 one every sqrt(steps), k (k + 1) steps^(1/(k + 1)); "
         "by default as little as memory allows",
     )
+    products: str = option(
+        "exact", "with second derivatives: exact, or of the Gauss-Newton matrix, which costs less", ("exact", "gauss-newton")
+    )  # fmt: skip
     smoothness: float = option(
         0.0, "step of the weights at which metasmoothness is measured, such as 0.1 (two more training runs); 0: not"
     )
@@ -154,5 +158,7 @@ class Replayed(Fitted):
         losses: list[np.ndarray] = []
         for tape, folder in zip(recording.tapes, recording.folders, strict=True):
             losses.append(tape.end.losses(data))
-            found.append(differentiate(tape, gradients(tape.end), self.method.memory * GIB, folder))
+            found.append(
+                differentiate(tape, gradients(tape.end), self.method.memory * GIB, folder, self.method.products)
+            )
         return self.method.sign() * torch.stack(found).mean(0), np.mean(losses, axis=0)

@@ -20,7 +20,8 @@ from assay import progress
 from assay.examples import Examples
 from assay.gradients.blocks import Block, to_vectors
 from assay.methods.gradient.base import QuerySide
-from assay.methods.replay.adjoint import Adjoint, Backward, rows_of, twice_differentiable
+from assay.methods.replay.adjoint import Adjoint, Backward
+from assay.methods.replay.exact import twice_differentiable
 from assay.methods.replay.tape import GIB, Tape
 from assay.tasks import Loss
 from assay.tasks.measurements import Reduction
@@ -71,7 +72,7 @@ class Tail:
             for state in tape.back_to(len(steps) - self.count):
                 backward(adjoint, state)
                 advance()
-        named = dict(zip(steps.layout.names, rows_of(adjoint.state["params"], steps), strict=True))
+        named = dict(zip(steps.layout.names, steps.layout.rows(adjoint.state["params"]), strict=True))
         cut = sum(item.cut for item in data.items)
         side = QuerySide(to_vectors(blocks, named), tape.end.losses(data), cut)
         return -adjoint.tau.T.cpu().numpy(), side
