@@ -40,6 +40,7 @@ def main() -> None:
                 ["benchmarks.ekfac", *data, *(["--kronfluence", *kronfluence] if kronfluence else [])],
                 ["benchmarks.replay", *data],
                 ["benchmarks.dynamics", *data],
+                ["benchmarks.plan", *data],
                 ["benchmarks.fidelity", *data, "--peers", *peers],
                 ["benchmarks.valuation", "adult", *data],
                 ["benchmarks.speech", *data],

@@ -519,8 +519,29 @@ def infra(result: dict[str, Any]) -> str:
     )
 
 
+def plan(result: dict[str, Any]) -> str:
+    """Predictions against what was measured."""
+    cells: list[list[str]] = []
+    outside: list[str] = []
+    for setting, methods in result["settings"].items():
+        for name, run in methods.items():
+            time, memory = run["predicted"] / run["seconds"], run["predicted_peak"] / run["peak"]
+            cells.append(
+                [setting, name, f"{run['seconds']:.2f}", f"{time:.2f}", f"{run['peak'] / 2**20:.0f}", f"{memory:.2f}"]
+            )
+            if not (1 / 1.5 <= time <= 1.5 and 1 / 1.25 <= memory <= 1.25):
+                outside.append(f"{name} on {setting}")
+    table = _rows(["setting", "method", "seconds", "predicted / real", "peak MiB", "predicted / real"], cells)
+    told = f"Outside: {', '.join(outside)}." if outside else "None is outside."
+    return (
+        f"## What `assay.plan` predicts\n\n{_made(result)}\n{table}\nEach in a process of its own, one thread, one run. Aims: "
+        f"seconds within a factor of 1.5, memory within 1.25. {told}\n"
+    )
+
+
 SECTIONS = {
     "fidelity": fidelity, "ekfac": ekfac, "replay": replay, "indexing": indexing, "growth": growth, "scan": scan, "trak": trak,
     "trees": trees, "neighbors": neighbors, "iris": iris, "mislabelled": mislabelled, "speech": speech, "dynamics": dynamics,
     "dda": dda, "infra": infra,
+    "plan": plan,
 }  # fmt: skip

@@ -16,7 +16,7 @@ from assay.runtime import curvature, fitted, gradients, training, work
 from assay.runtime.machine import Machine
 from assay.tasks import Classify
 
-ROWS, QUERIES = 640, 5
+ROWS, QUERIES = 192, 3
 
 
 @pytest.fixture
@@ -51,17 +51,17 @@ CASES: dict[str, Any] = {
     "graddot": m.GradDot(),
     "gradcos factored": m.GradCos(compression="factored:8"),
     "trak": m.TRAK(compression="sjlt:128"),
-    "logra": m.LoGra(compression="eigen:16"),
+    "logra": m.LoGra(compression="eigen:12"),
     "trackstar": m.TrackStar(compression="factored:8"),
     "less": m.LESS(compression="sjlt:256"),
     "kfac": m.KFAC(),
     "ekfac": m.EKFAC(),
-    "ekfac-cg": m.EKFACCG(iterations=5, tolerance=1e-12),
-    "lissa": m.LiSSA(depth=10),
+    "ekfac-cg": m.EKFACCG(iterations=2, tolerance=1e-12),
+    "lissa": m.LiSSA(depth=5),
     "datainf": m.DataInf(),
     "replay": m.Replay(),
     "source": m.Source(segments=2),
-    "path-krylov": m.PathKrylov(segments=2, krylov=6),
+    "path-krylov": m.PathKrylov(segments=2, krylov=3),
 }
 
 
