@@ -12,7 +12,7 @@ import assay
 from assay import methods as m
 from assay.methods.retrain.base import Retraining
 from assay.methods.retrain.game import Function
-from assay.runtime import curvature, fitted, gradients, training, work
+from assay.runtime import curvature, fitted, gauss_newton, gradients, training, work
 from assay.runtime.machine import Machine
 from assay.tasks import Classify
 
@@ -27,7 +27,8 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CALL", "EXAMPLE", "START"):
         monkeypatch.setattr(work, name, 0.0)
     monkeypatch.setattr(work, "HASHED", float("inf"))
-    monkeypatch.setattr(work, "THIN", work.EFFICIENCY)
+    for module in (work, gauss_newton):
+        monkeypatch.setattr(module, "THIN", work.EFFICIENCY)
     monkeypatch.setattr(fitted, "SPEED", work.EFFICIENCY)
     monkeypatch.setattr(gradients, "DOUBLE", 1.0)
     for module in (fitted, curvature):
