@@ -1,6 +1,6 @@
 """EK-FAC against kronfluence, and how well the two agree.
 
-    python -m benchmarks.ekfac --data DIR [--kronfluence PYTHON] [--dattri PYTHON] [--bergson PYTHON] [--repeat 3]
+    python -m benchmarks.ekfac --data DIR [--kronfluence PYTHON] [--bergson PYTHON] [--repeat 3]
 
 Speed: `stories15m` on 100 TinyStories cut at 256 tokens, 8 queries, the 42 projections (all linear layers but the head):
 factors and scores, two threads, every contender in a process of its own, in turn; loading is not counted. `plain` is the
@@ -31,7 +31,7 @@ from benchmarks.indexing import stories
 ROWS, QUERIES, MANY = 100, 8, 64
 ASKED = 20
 """Queries of the comparison of scores."""
-PEERS = ("kronfluence", "dattri", "bergson")
+PEERS = ("kronfluence", "bergson")
 PEER = Path(__file__).parent / "peers"
 
 

@@ -54,8 +54,9 @@ def prepared(setting: str, split: str, data: Any) -> SimpleNamespace:
     train, queries = work.train.select(range(ROWS[split][setting])), work.queries.select(range(QUERIES[split]))
     recipe = replace(work.recipe, checkpoints=2)
     model = replace(recipe, epochs=1).train(train).model
-    for method in ("random", "graddot"):  # what the first use of a library loads is not a method's
-        assay.attribute(model, train[:2], queries[:2], method)
+    # what the first use of a library loads (automatic differentiation forward, batched) is not a method's
+    for method in ("random", "graddot", assay.methods.LiSSA(depth=1)):
+        assay.attribute(model, train[:4], queries[:2], method)
     return SimpleNamespace(train=train, queries=queries, recipe=recipe, model=model)
 
 

@@ -26,6 +26,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "measure", lambda device: alike)
     for name in ("CALL", "EXAMPLE", "START"):
         monkeypatch.setattr(work, name, 0.0)
+    monkeypatch.setattr(work, "SCATTERED", (0.0, 0.0))
     monkeypatch.setattr(work, "HASHED", float("inf"))
     for module in (work, gauss_newton):
         monkeypatch.setattr(module, "THIN", work.EFFICIENCY)

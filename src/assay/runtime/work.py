@@ -28,19 +28,27 @@ DOUBLE = 0.5
 """Of the speed in float32, in float64."""
 ACTIVATIONS = 8
 """Times that each number between layers is read or written by elementwise work, forward and backward."""
+TANGENTS = 6
+"""Times more in a pass in forward mode for several vectors, in which attention and norms are taken apart into single steps."""
 FORMED = 6
 """The same for each number of a gradient that is formed."""
-SCATTERED = 160
-"""The same for each number that a count-sketch adds into its buckets, in no order."""
-SPARED = {2.0: 1, 3.0: 1, 6.0: 4}
+SCATTERED = (740.0, 13500.0)
+"""Operations that take as long as adding a number into its bucket of a count-sketch, in no order, and as finding the bucket for a
+batch. Caches serve it, so that it goes with the speed and not with the bandwidth.
+"""
+GHOST = 3
+"""Times that each number of an example's side is read or written for a product that needs no gradient formed."""
+SPARED = {2.0: 1, 3.0: 1, 6.0: 4, 12.0: 8}
 """Of so many products of a layer, those that a layer without a gradient to its inputs is spared."""
 CALL = 60e-6
 """Seconds of overhead of a module in a pass forward and backward, hooks included."""
-EXAMPLE = 60e-6
-"""Seconds of overhead of an example: reading it, its fingerprint, its text."""
-COPIED = 120
+TRACED = 9
+"""Times that overhead where a pass is differentiated in forward mode, or twice, for several vectors at once."""
+EXAMPLE = 12e-6
+"""Seconds of overhead of an example beside reading and encoding it, which is measured."""
+COPIED = 160
 """Times for each number of exact features that is copied into fresh memory in float64, squared and added up."""
-MAPPED = {Stepped: 90, Elementwise: 30}
+MAPPED = {Stepped: 120, Elementwise: 45}
 """The same for each number of a gradient that is mapped number by number, temporaries included."""
 START = 0.02
 """Seconds before anything is computed."""
@@ -71,15 +79,19 @@ class Work:
         """Numbers of float32 read or written."""
         return 4 * numbers / self.machine.bytes
 
-    def floor(self, data: Data, passes: float = 2.0) -> float:
+    def floor(self, data: Data, passes: float = 2.0, activations: float = ACTIVATIONS) -> float:
         """So many products a layer with its activations: 1 is a forward pass, 2 with a backward pass to the inputs, 3 with
         one to the weights too. A layer that reads the example itself has no pass to its inputs.
         """
         net = self.network
         products = passes * net.products - SPARED.get(passes, 0) * net.first
         operations = 2 * products * data.positions + 6 * passes * net.attention * data.squares
-        moved = passes / 2 * ACTIVATIONS * net.sides * data.positions
+        moved = passes / 2 * activations * net.sides * data.positions
         return self.computed(operations) + self.moved(moved) + data.batches * net.calls * CALL
+
+    def traced(self) -> float:
+        """Overhead of a batch in a pass whose derivatives are taken forward, or twice."""
+        return TRACED * self.network.calls * CALL
 
     def encoded(self, data: Data) -> float:
         """Reading and encoding the examples."""
@@ -96,9 +108,15 @@ class Work:
         time, seconds = self.positions(data), self.encoded(data) + self.floor(data) + self.slow(data)
         for block in self.layout.blocks:
             if block.cols > 1:
-                ways = self.ways(block, time, queries, squares)
-                seconds += self.computed(2 * data.examples * min(ways), THIN if queries else EFFICIENCY)
-                seconds += self.moved(FORMED * data.examples * block.size) if ways[1] <= ways[0] else 0.0
+                ghost, formed = self.ways(block, time, queries, squares)
+                if formed <= ghost:
+                    after = (queries + squares) * block.size
+                    seconds += self.computed(2 * data.examples * (formed - after))
+                    seconds += self.computed(2 * data.examples * after, THIN)
+                    seconds += self.moved(FORMED * data.examples * block.size)
+                else:
+                    seconds += self.computed(2 * data.examples * ghost)
+                    seconds += self.moved(GHOST * data.examples * time * queries * block.cols)
         return seconds
 
     def positions(self, data: Data) -> float:
@@ -118,8 +136,10 @@ class Work:
         blocks = self.layout.blocks
         seconds = self.computed(2 * self.network.applied * data.positions * sum(b.size for b in blocks if b.cols > 1))
         mapped = next((times for kind, times in MAPPED.items() if isinstance(compression, kind)), 0)
-        times = FORMED + mapped + (SCATTERED if isinstance(inner, SJLT) else 0)
-        seconds += self.moved(times * data.examples * self.numbers)
+        seconds += self.moved((FORMED + mapped) * data.examples * self.numbers)
+        if isinstance(inner, SJLT):
+            number, bucket = SCATTERED
+            seconds += self.computed((number * data.examples + bucket * data.batches) * self.numbers, 1.0)
         if isinstance(inner, Factored):
             k = inner.rank
             sides = sum(min(k, b.rows) * b.size + min(k, b.rows) * min(k, b.cols) * b.cols for b in blocks)
