@@ -42,9 +42,16 @@ def texts(folder: Path, part: str) -> str:
 def main(folder: Path, out: Path, fisher: str) -> None:
     torch.set_num_threads(2)
     shutil.rmtree(out, ignore_errors=True)
-    train, queries = (DataConfig(dataset=texts(folder, part), prompt_column="text", truncation=True) for part in ("train", "query"))
+    train, queries = (
+        DataConfig(dataset=texts(folder, part), prompt_column="text", truncation=True) for part in ("train", "query")
+    )
     config = IndexConfig(
-        run_path=str(out), model=str(folder / "model"), precision="fp32", projection_dim=0, token_batch_size=256, data=train,
+        run_path=str(out),
+        model=str(folder / "model"),
+        precision="fp32",
+        projection_dim=0,
+        token_batch_size=256,
+        data=train,
         filter_modules="lm_head",
     )
     start = time.perf_counter()

@@ -4,8 +4,8 @@
 
 George et al. 2018 (1806.03884), proposition 2: among all diagonals in that basis it is the one nearest to the Fisher
 matrix in Frobenius norm. Grosse et al. 2023 (2308.03296), section 2.2. Blocks without sides have no factors and
-get their diagonal. Cost: two forward and backward passes, of which the second needs no language-model head unless that takes part; tokens x (rows^2 + cols^2) in each, tokens x rows x cols in the
-second; rows^3 + cols^3 once, in float64.
+get their diagonal. Cost: two forward and backward passes, the second without a language model's head unless that takes part;
+tokens x (rows^2 + cols^2) in each, tokens x rows x cols in the second; rows^3 + cols^3 once, in float64.
 """
 
 from collections.abc import Sequence

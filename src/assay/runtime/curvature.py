@@ -31,10 +31,9 @@ def fitted(work: Work, method: InfluenceMethod | EKFACCG, rows: int) -> Step:
         seconds += share * work.computed(2 * data.positions * work.numbers)
     elif corrected:
         seconds += share * work.compressed(data, Identity())
-    if corrected:
-        if factored:
-            turned = sum(b.size * (b.rows + b.cols) for b in work.layout.blocks if b.cols > 1)
-            seconds += share * min(work.computed(2 * data.examples * turned), turned_positions(work))
+    if corrected and factored:
+        turned = sum(b.size * (b.rows + b.cols) for b in work.layout.blocks if b.cols > 1)
+        seconds += share * min(work.computed(2 * data.examples * turned), turned_positions(work))
     if getattr(method, "damping", None) == "cv":
         seconds *= 2
     return Step("curvature", seconds + work.check(1))

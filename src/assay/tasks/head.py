@@ -135,7 +135,9 @@ class HeadMemory:
             return None
         return torch.cat([values for values, _ in found]), torch.cat([slopes for _, slopes in found])
 
-    def keep(self, measurement: Measurement, ids: Sequence[str], example: Tensor, values: Tensor, slope: Tensor) -> None:
+    def keep(
+        self, measurement: Measurement, ids: Sequence[str], example: Tensor, values: Tensor, slope: Tensor
+    ) -> None:
         """Remember them while there is room."""
         if slope.numel() <= self.room:
             self.room -= slope.numel()
