@@ -112,8 +112,8 @@ def is_causal(module: nn.Module) -> bool:
     return _causal[module]
 
 
-REMEMBERED = 2**28
-"""Numbers of gradients at hidden states that are remembered at most (1 GiB of float32)."""
+REMEMBERED = 2**26
+"""Numbers of gradients at hidden states that are remembered at most (256 MiB of float32)."""
 
 
 class HeadMemory:
