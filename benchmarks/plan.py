@@ -116,9 +116,9 @@ def main() -> None:
             ratios = row["predicted"] / row["seconds"], row["predicted_peak"] / row["peak"]
             told = f"{row['seconds']:.2f} s, of which predicted {ratios[0]:.2f}; memory {ratios[1]:.2f}"
             print(f"{setting} {name}: {told}", {key: round(s, 2) for key, s in row["steps"].items()}, file=sys.stderr)
-        if args.split == "exam":  # what is there stays, should a later setting be killed
-            rows = {"rows": ROWS["exam"], "queries": QUERIES["exam"]}
-            save("plan", "python -m benchmarks.plan --data DIR", {**rows, "settings": found})
+            if args.split == "exam":  # what is there stays, should a later one be killed
+                rows = {"rows": ROWS["exam"], "queries": QUERIES["exam"]}
+                save("plan", "python -m benchmarks.plan --data DIR", {**rows, "settings": found})
 
 
 if __name__ == "__main__":
