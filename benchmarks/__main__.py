@@ -41,6 +41,7 @@ def main() -> None:
                 ["benchmarks.replay", *data],
                 ["benchmarks.dynamics", *data],
                 ["benchmarks.icp", *data],
+                ["benchmarks.plan", *data],
                 ["benchmarks.fidelity", *data, "--peers", *peers],
                 ["benchmarks.valuation", "adult", *data],
                 ["benchmarks.speech", *data],

@@ -176,31 +176,38 @@ def plot_fidelity(result: dict[str, Any], path: Path) -> None:
 
 
 def ekfac(result: dict[str, Any]) -> str:
-    """EK-FAC against kronfluence."""
-    parts = result["median_seconds"]
-    peer = parts["seconds"].get("kronfluence")
+    """EK-FAC against its peers."""
+    speed = result["speed"]
+    parts = speed["median_seconds"]
+    seconds, peaks = parts["seconds"], parts["peak"]
+    peer = seconds.get("kronfluence")
     rows = [
         [
             name,
-            f"{seconds:.1f}",
-            f"{parts['factors'][name]:.1f}" if name in parts["factors"] else "",
-            f"{parts['scores'][name]:.1f}" if name in parts["scores"] else "",
-            f"{seconds / parts['seconds']['plain']:.2f}",
-            f"{seconds / peer:.2f}" if peer else "",
+            f"{each:.1f}",
+            *(f"{parts[part][name]:.1f}" if name in parts[part] else "" for part in ("factors", "scores", "scan")),
+            f"{peaks[name] / 2**20:.0f}" if name in peaks else "",
+            f"{each / seconds['plain']:.2f}",
+            f"{each / peer:.2f}" if peer else "",
         ]
-        for name, seconds in parts["seconds"].items()
+        for name, each in seconds.items()
     ]
-    table = _rows(["", "seconds", "factors", "scores", "of plain", "of kronfluence"], rows)
-    many = parts["scores"]["64 queries"] / parts["scores"]["one query"]
-    agree = "".join(
-        f" On the {name}: {found['mean']:.4f} (least of a query {found['least']:.4f})."
-        for name, found in result.get("agreement", {}).items()
-    )
+    table = _rows(["", "seconds", "factors", "scores", "scan", "peak MiB", "of plain", "of kronfluence"], rows)
+    many = parts["scan"]["64 queries"] / parts["scan"]["one query"]
+    agree = [
+        [setting, what, f"{each['mean']:.4f}", f"{each['least']:.4f}"]
+        for setting, found in result.get("agreement", {}).items()
+        for what, each in found.items()
+    ]
+    compared = _rows(["setting", "labels of the Fisher matrix", "mean", "least of a query"], agree)
     return (
         f"## EK-FAC: factors and scores (stories15m, 100 TinyStories, 8 queries, 42 projections)\n\n{_made(result)}\n{table}\n"
-        f"`plain`: the model library's forward and backward pass, once. Aims: at most 0.4 of kronfluence, towards three plain "
-        f"passes; 64 queries at most 1.5 times one query in the scan: {many:.2f}. Spearman correlation of the scores with "
-        f"kronfluence's (aim 0.98):{agree}\n"
+        "`plain`: the model library's forward and backward pass, once, weight gradients included. `scan`: the pass of the scores over the "
+        "training examples; the rest of `scores` is the queries' own gradients and solves. Aims: at most 0.4 of kronfluence, towards three "
+        f"plain passes; 64 queries at most 1.5 times one query in the scan: {many:.2f}. dattri 0.3.0's EK-FAC refuses inputs with a "
+        "sequence axis, so it cannot do this work.\n\n"
+        "Spearman correlation of our scores with kronfluence's, per query (aim 0.98). With drawn labels each of the two draws its own, so "
+        f"that the last row of a setting, ours against ours with another seed, is what draws alone leave.\n\n{compared}\n"
     )
 
 
@@ -669,10 +676,31 @@ def guard(result: dict[str, Any]) -> str:
     )
 
 
+def plan(result: dict[str, Any]) -> str:
+    """Predictions against what was measured."""
+    cells: list[list[str]] = []
+    outside: list[str] = []
+    for setting, methods in result["settings"].items():
+        for name, run in methods.items():
+            time, memory = run["predicted"] / run["seconds"], run["predicted_peak"] / run["peak"]
+            cells.append(
+                [setting, name, f"{run['seconds']:.2f}", f"{time:.2f}", f"{run['peak'] / 2**20:.0f}", f"{memory:.2f}"]
+            )
+            if not (1 / 1.5 <= time <= 1.5 and 1 / 1.25 <= memory <= 1.25):
+                outside.append(f"{name} on {setting}")
+    table = _rows(["setting", "method", "seconds", "predicted / real", "peak MiB", "predicted / real"], cells)
+    told = f"Outside: {', '.join(outside)}." if outside else "None is outside."
+    return (
+        f"## What `assay.plan` predicts\n\n{_made(result)}\n{table}\nEach in a process of its own, one thread, one run. Aims: "
+        f"seconds within a factor of 1.5, memory within 1.25. {told}\n"
+    )
+
+
 SECTIONS = {
     "fidelity": fidelity, "ekfac": ekfac, "replay": replay, "indexing": indexing, "growth": growth, "scan": scan, "trak": trak,
     "trees": trees, "neighbors": neighbors, "iris": iris, "mislabelled": mislabelled, "speech": speech, "dynamics": dynamics,
     "dda": dda, "infra": infra,
     "linfik": linfik,
     "icp": icp, "guard": guard,
+    "plan": plan,
 }  # fmt: skip

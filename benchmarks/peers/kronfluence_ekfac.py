@@ -1,8 +1,9 @@
-"""Run by the Python of an environment that has kronfluence: `kronfluence_ekfac.py FOLDER OUT.safetensors`.
+"""Run by the Python of an environment that has kronfluence: `kronfluence_ekfac.py FOLDER OUT.safetensors FISHER`.
 
 FOLDER holds `data.safetensors` (train.* and query.* tensors, padded) and either `model/` (a causal language model) or
 `module.safetensors` with
-`name.txt` (a module of `fidelity/models.py`). Fits EK-FAC factors, computes pairwise scores, stores them, and
+`name.txt` (a module of `fidelity/models.py`). FISHER is `sampled` or `empirical`; the damping is a tenth of the mean
+eigenvalue of each layer. Fits EK-FAC factors, computes pairwise scores, stores them, and
 prints the seconds of both as JSON; loading is not counted.
 """
 
@@ -95,7 +96,7 @@ def loaded(folder: Path) -> tuple[nn.Module, Task, int]:
     return model, Classes(), 256
 
 
-def main(folder: Path, out: Path) -> None:
+def main(folder: Path, out: Path, fisher: str) -> None:
     torch.set_num_threads(2)
     torch.manual_seed(0)
     tensors = load_file(folder / "data.safetensors")
@@ -111,11 +112,13 @@ def main(folder: Path, out: Path) -> None:
     start = time.perf_counter()
     analyzer.fit_all_factors(
         "ekfac", train, per_device_batch_size=batch,
-        factor_args=FactorArguments(strategy="ekfac", has_shared_parameters=False),
+        factor_args=FactorArguments(
+            strategy="ekfac", has_shared_parameters=False, use_empirical_fisher=fisher == "empirical"
+        ),
     )  # fmt: skip
     middle = time.perf_counter()
     analyzer.compute_pairwise_scores(
-        "scores", factors_name="ekfac", query_dataset=queries, train_dataset=train, score_args=ScoreArguments(),
+        "scores", factors_name="ekfac", query_dataset=queries, train_dataset=train, score_args=ScoreArguments(damping_factor=None),
         per_device_query_batch_size=min(batch, len(queries)), per_device_train_batch_size=batch,
     )  # fmt: skip
     end = time.perf_counter()
@@ -128,4 +131,4 @@ def main(folder: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from assay.curvature.gram import SecondMoment, cholesky, factored, solve
+from assay.curvature.gram import SecondMoment, cholesky, factored, gram, solve
 from assay.curvature.whitening import Whitening, power
 from assay.errors import MethodError
 
@@ -71,3 +71,9 @@ def test_powers() -> None:
     torch.testing.assert_close(power(moment, 0.5) @ power(moment, 0.5), moment)
     torch.testing.assert_close(power(moment, -1.0), torch.linalg.inv(moment))
     torch.testing.assert_close(power(moment, 1.0, 2.0), moment + 2 * torch.eye(12, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("columns", [3, 256, 301, 700])
+def test_a_product_by_halves_is_the_product(columns: int) -> None:
+    x = torch.randn(17, columns, dtype=torch.float64)
+    torch.testing.assert_close(gram(x), x.T @ x)

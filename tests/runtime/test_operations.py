@@ -12,11 +12,11 @@ import assay
 from assay import methods as m
 from assay.methods.retrain.base import Retraining
 from assay.methods.retrain.game import Function
-from assay.runtime import curvature, fitted, gradients, training, work
+from assay.runtime import curvature, fitted, gauss_newton, gradients, training, work
 from assay.runtime.machine import Machine
 from assay.tasks import Classify
 
-ROWS, QUERIES = 640, 5
+ROWS, QUERIES = 192, 3
 
 
 @pytest.fixture
@@ -26,8 +26,10 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "measure", lambda device: alike)
     for name in ("CALL", "EXAMPLE", "START"):
         monkeypatch.setattr(work, name, 0.0)
+    monkeypatch.setattr(work, "SCATTERED", (0.0, 0.0))
     monkeypatch.setattr(work, "HASHED", float("inf"))
-    monkeypatch.setattr(work, "THIN", work.EFFICIENCY)
+    for module in (work, gauss_newton):
+        monkeypatch.setattr(module, "THIN", work.EFFICIENCY)
     monkeypatch.setattr(fitted, "SPEED", work.EFFICIENCY)
     monkeypatch.setattr(gradients, "DOUBLE", 1.0)
     for module in (fitted, curvature):
@@ -51,17 +53,17 @@ CASES: dict[str, Any] = {
     "graddot": m.GradDot(),
     "gradcos factored": m.GradCos(compression="factored:8"),
     "trak": m.TRAK(compression="sjlt:128"),
-    "logra": m.LoGra(compression="eigen:16"),
+    "logra": m.LoGra(compression="eigen:12"),
     "trackstar": m.TrackStar(compression="factored:8"),
     "less": m.LESS(compression="sjlt:256"),
     "kfac": m.KFAC(),
     "ekfac": m.EKFAC(),
-    "ekfac-cg": m.EKFACCG(iterations=5, tolerance=1e-12),
-    "lissa": m.LiSSA(depth=10),
+    "ekfac-cg": m.EKFACCG(iterations=2, tolerance=1e-12),
+    "lissa": m.LiSSA(depth=5),
     "datainf": m.DataInf(),
     "replay": m.Replay(),
     "source": m.Source(segments=2),
-    "path-krylov": m.PathKrylov(segments=2, krylov=6),
+    "path-krylov": m.PathKrylov(segments=2, krylov=3),
 }
 
 

@@ -44,7 +44,7 @@ class Against(Compression):
         for k, (block, slot) in enumerate(zip(blocks, IdentitySketch(blocks).slots, strict=True)):
             dense = self.psi[:, slot].reshape(-1, block.rows, block.cols).to(device)
             kept = self._factored(block, dense) if self.low_rank > 0 else None
-            sketch.queries[k] = kept or Plain(dense.contiguous())
+            sketch.queries[k] = kept or Plain(dense)
         return sketch
 
     def _factored(self, block: Block, dense: Float[Tensor, "q rows cols"]) -> "LowRank | None":
@@ -66,7 +66,7 @@ class Against(Compression):
 
 @dataclass(frozen=True, eq=False)
 class Plain:
-    """The queries' matrices of one block."""
+    """The queries' matrices of one block, perhaps a view of all blocks'."""
 
     matrices: Float[Tensor, "q rows cols"]
 
@@ -77,7 +77,7 @@ class Plain:
 
     def formed(self, gradient: Float[Tensor, "batch rows cols"]) -> Float[Tensor, "batch q"]:
         """`<G, V>`."""
-        return gradient.flatten(1) @ self.matrices.flatten(1).to(gradient.dtype).T
+        return (self.matrices.flatten(1).to(gradient.dtype) @ gradient.flatten(1).T).T
 
     def ghost(self, left: Side, right: Side, dtype: torch.dtype) -> Float[Tensor, "batch q"]:
         """`sum_t d_t^T V a_t`, a query at a time."""

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from assay.curvature.gram import eigh
+from assay.curvature.gram import eigh, gram
 from assay.curvature.sweep import Statistic
 from assay.gradients.blocks import Block
 from assay.gradients.rules import OneHot, Side
@@ -186,7 +186,7 @@ class Covariances(Statistic):
     def _square(self, side: Tensor, keep: Tensor | None) -> tuple[Tensor, float]:
         x = side.reshape(-1, side.shape[-1])
         x = x if keep is None else x[keep]
-        return (x.square().sum(0) if x.shape[1] > WIDEST else x.T @ x), float(len(x))
+        return (x.square().sum(0) if x.shape[1] > WIDEST else gram(x)), float(len(x))
 
     def _keep(self, side: Tensor) -> Bool[Tensor, " positions"] | None:
         """Which positions are real, where the side has the task's own positions and some are padding."""

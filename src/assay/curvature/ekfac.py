@@ -4,8 +4,8 @@
 
 George et al. 2018 (1806.03884), proposition 2: among all diagonals in that basis it is the one nearest to the Fisher
 matrix in Frobenius norm. Grosse et al. 2023 (2308.03296), section 2.2. Blocks without sides have no factors and
-get their diagonal. Cost: two forward and backward passes; tokens x (rows^2 + cols^2) in each, tokens x rows x cols in the
-second; rows^3 + cols^3 once, in float64.
+get their diagonal. Cost: two forward and backward passes, the second without a language model's head unless that takes part;
+tokens x (rows^2 + cols^2) in each, tokens x rows x cols in the second; rows^3 + cols^3 once, in float64.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from assay.curvature.kfac import KFAC, product
 from assay.curvature.spectral import Spectral, squares_in
 from assay.curvature.store import Workshop
 from assay.curvature.sweep import sweep
+from assay.tasks.head import heads_remembered
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,10 @@ class EKFAC(Curvature):
 
     def fitted(self, to: Fit, workshop: Workshop) -> Spectral:
         """K-FAC for the bases, and a pass for the eigenvalues."""
-        factors = KFAC(self.fisher, self.seed).fit(to, workshop.inside("kfac"))
-        assert isinstance(factors, Spectral)
-        return squares_in(to, self.measured(to), factors.bases, workshop, "curvature, eigenvalues")
+        with heads_remembered([site.module for site in to.layout.sites]):
+            factors = KFAC(self.fisher, self.seed).fit(to, workshop.inside("kfac"))
+            assert isinstance(factors, Spectral)
+            return squares_in(to, self.measured(to), factors.bases, workshop, "curvature, eigenvalues")
 
 
 def mean_ekfac(choice: EKFAC, fits: Sequence[Fit]) -> Spectral:

@@ -74,6 +74,19 @@ def factored(moment: Float64[Tensor, "k k"], damping: float) -> Float64[Tensor, 
     return factor
 
 
+HALVED = 256
+"""Columns below which a product is taken whole."""
+
+
+def gram(x: Float[Tensor, "n k"]) -> Float[Tensor, "k k"]:
+    """`x^T x` in the precision of x, of which the entries under the diagonal are not computed again, block by block."""
+    if x.shape[1] < HALVED:
+        return x.T @ x
+    half = x.shape[1] // 2
+    first, second, across = gram(x[:, :half]), gram(x[:, half:]), x[:, :half].T @ x[:, half:]
+    return torch.cat([torch.cat([first, across], 1), torch.cat([across.T, second], 1)])
+
+
 def eigh(moment: Float64[Tensor, "k k"]) -> tuple[Float64[Tensor, " k"], Float64[Tensor, "k k"]]:
     """Eigenvalues, ascending, and eigenvectors as columns, of a symmetric matrix."""
     return cast(tuple[Tensor, Tensor], cast(Any, torch.linalg).eigh(moment))

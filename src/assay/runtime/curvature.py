@@ -27,11 +27,13 @@ def fitted(work: Work, method: InfluenceMethod | EKFACCG, rows: int) -> Step:
     if factored:
         squares, cubes = sum(n**2 for n in sides(work)), sum(n**3 for n in sides(work))
         seconds += share * work.computed(2 * squares * data.positions) + work.computed(DECOMPOSED * cubes)
-    if corrected:
+    if corrected and work.positions(data) <= 1:  # squares of products are products of squares
+        seconds += share * work.computed(2 * data.positions * work.numbers)
+    elif corrected:
         seconds += share * work.compressed(data, Identity())
-        if factored:
-            turned = sum(b.size * (b.rows + b.cols) for b in work.layout.blocks if b.cols > 1)
-            seconds += share * min(work.computed(2 * data.examples * turned), turned_positions(work))
+    if corrected and factored:
+        turned = sum(b.size * (b.rows + b.cols) for b in work.layout.blocks if b.cols > 1)
+        seconds += share * min(work.computed(2 * data.examples * turned), turned_positions(work))
     if getattr(method, "damping", None) == "cv":
         seconds *= 2
     return Step("curvature", seconds + work.check(1))

@@ -9,7 +9,7 @@ from assay.methods.gradient.base import GradientMethod
 from assay.moments import AdamMoments
 from assay.runtime.curvature import DECOMPOSED
 from assay.runtime.steps import Step
-from assay.runtime.work import DOUBLE, EFFICIENCY, Work
+from assay.runtime.work import COPIED, DOUBLE, EFFICIENCY, Work
 
 SPEED = DOUBLE * EFFICIENCY
 """Of the measured speed, in float64."""
@@ -27,7 +27,7 @@ def prepared(work: Work, compression: Compression, known: AdamMoments | object |
         seconds += once + share * work.computed(2 * work.data.positions * sum(n**2 for n in long), SPEED)
         seconds += work.computed(DECOMPOSED * sum(n**3 for n in long))
     if isinstance(compression, Elementwise) and known is None:
-        seconds += once + share * work.moved(8 * work.data.examples * work.numbers)
+        seconds += once + share * work.moved(COPIED * work.data.examples * work.numbers)
     return [Step("compression fitted", seconds)] if seconds else []
 
 

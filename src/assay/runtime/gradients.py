@@ -32,13 +32,16 @@ def plan_scores(
     width = work.width(compression)
     disk = 0 if live else int(len(train) * stages * (width * DTYPES[dtype].itemsize + 64))
     steps = [Step("fingerprints, rules checked", stages * work.check(2 if queries is None or live else 3))]
-    memory = 4 * count * width * (2.2 if live else 2 + stages) + work.working(compression, live)
+    memory = 4 * count * width * (2.2 if live else 2 + stages)
+    squares = method.row_scale == "norm"
+    memory += max(work.scanning(count, squares), 4 * 2.5 * count * width) if live else work.working(compression)
     extra, held = _solving(work, method, count, stages)
     steps += extra
     memory += held
     for stage in model.stages():
         steps += fitted.prepared(work, compression, stage.moments)
-    seconds = stages * work.captured(work.data, compression, count if live else 0)
+    one = work.scanned(work.data, count, squares) if live else work.captured(work.data, compression)
+    seconds = stages * one
     steps.append(Step("gradients of the training examples", seconds))
     if asked is not None:
         steps.append(Step("gradients of the queries", stages * work.captured(asked, compression)))
@@ -77,9 +80,10 @@ def plan_values(given: Subject, train: Examples, method: SelfInfluence) -> Plan:
     steps = [Step("fingerprints, rules checked", stages * work.check(1))]
     for stage in model.stages():
         steps += fitted.prepared(work, compression, stage.moments)
-    steps.append(Step("gradients of the training examples", stages * work.captured(work.data, compression)))
     exact = isinstance(compression, Identity)
-    memory = work.working(compression, exact, 1)
+    one = work.scanned(work.data, 0, True) if exact else work.captured(work.data, compression)
+    steps.append(Step("gradients of the training examples", stages * one))
+    memory = work.scanning(0, True) if exact else work.working(compression, 1)
     return _centred(work, given, steps, work.planned(method.name, steps, memory))
 
 

@@ -6,6 +6,7 @@ A layer's three products (forward, to its inputs, to its weights) have two deriv
 """
 
 import math
+from dataclasses import replace
 
 from assay.examples import Examples
 from assay.methods import Replay, ReplayIndex
@@ -19,6 +20,8 @@ from assay.training import Recipe
 
 TWICE = 6
 """Products a layer and query in the backward pass through the graph of a gradient."""
+CONVOLVED = 2
+"""Times that a product of a convolution takes longer there."""
 PULLED = {"sgd": 8, "adam": 24, "adamw": 24}
 """Times that each number of each query's adjoint is read or written in a step."""
 REMEMBERED = {"sgd": 0, "adam": 2, "adamw": 2}
@@ -74,9 +77,10 @@ def adjoint_seconds(work: Work, recipe: Recipe, queries: int, share: float = 1.0
     """The way back over all steps, or a share of them."""
     size = min(recipe.batch_size, len(work.train))
     graph = step_seconds(work, recipe, 3.0)
-    second = work.floor(batch_of(work.data, size), TWICE)
+    twice = TWICE * (CONVOLVED if work.network.applied > 1 else 1)
+    second = work.floor(replace(batch_of(work.data, size), batches=0), twice)
     pulled = work.moved(PULLED.get(recipe.optimizer, 24) * work.numbers)
-    return share * steps_of(recipe, len(work.train)) * (graph + queries * (second + pulled))
+    return share * steps_of(recipe, len(work.train)) * (graph + work.traced() + queries * (second + pulled))
 
 
 def adjoint_bytes(work: Work, recipe: Recipe, queries: int, most: float) -> float:

@@ -21,12 +21,12 @@ def plan_unrolled(given: Subject, train: Examples, queries: Examples, method: Un
     count, scans = asked.examples, method.segments * len(range(method.per_segment)[method.inside])
     steps = [
         Step("training", run_seconds(work, recipe)),
-        Step("gradients of the training examples", scans * work.captured(work.data, Identity(), count)),
+        Step("gradients of the training examples", scans * work.scanned(work.data, count)),
         Step("gradients of the queries", work.captured(asked, Identity())),
     ]
     checked = Step("fingerprints, rules checked", work.check(1 + scans))
     states = 4 * work.numbers * method.segments * method.per_segment * 3
-    memory = states + 4 * count * work.numbers * 2.2 + work.working(Identity(), True)
+    memory = states + 4 * count * work.numbers * 2.2 + work.scanning(count)
     if isinstance(method, PathKrylov):
         share = method.share_replayed(recipe)
         steps.append(Step("end of the run, replayed", replay.adjoint_seconds(work, recipe, count, share)))

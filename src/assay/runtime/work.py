@@ -9,9 +9,9 @@ the machine are measured for a fifth of a second (`machine.py`).
 from collections.abc import Sequence
 
 from assay.compress import SJLT, Factored
-from assay.compress.elementwise import Elementwise
+from assay.compress.elementwise import Elementwise, Stepped
 from assay.examples import Examples
-from assay.gradients.blocks import Layout, lay_out
+from assay.gradients.blocks import Block, Layout, lay_out
 from assay.gradients.features import EXAMPLES, NUMBERS, window_rows
 from assay.gradients.sketch import Compression
 from assay.models import Model
@@ -28,17 +28,29 @@ DOUBLE = 0.5
 """Of the speed in float32, in float64."""
 ACTIVATIONS = 8
 """Times that each number between layers is read or written by elementwise work, forward and backward."""
+TANGENTS = 6
+"""Times more in a pass in forward mode for several vectors, in which attention and norms are taken apart into single steps."""
 FORMED = 6
 """The same for each number of a gradient that is formed."""
-SCATTERED = 160
-"""The same for each number that a count-sketch adds into its buckets, in no order."""
-SPARED = {2.0: 1, 3.0: 1, 6.0: 4}
+SCATTERED = (740.0, 13500.0)
+"""Operations that take as long as adding a number into its bucket of a count-sketch, in no order, and as finding the bucket for a
+batch. Caches serve it, so that it goes with the speed and not with the bandwidth.
+"""
+GHOST = 3
+"""Times that each number of an example's side is read or written for a product that needs no gradient formed."""
+SPARED = {2.0: 1, 3.0: 1, 6.0: 4, 12.0: 8}
 """Of so many products of a layer, those that a layer without a gradient to its inputs is spared."""
 CALL = 60e-6
 """Seconds of overhead of a module in a pass forward and backward, hooks included."""
-EXAMPLE = 60e-6
-"""Seconds of overhead of an example: reading it, its fingerprint, its text."""
-START = 0.1
+TRACED = 9
+"""Times that overhead where a pass is differentiated in forward mode, or twice, for several vectors at once."""
+EXAMPLE = 12e-6
+"""Seconds of overhead of an example beside reading and encoding it, which is measured."""
+COPIED = 160
+"""Times for each number of exact features that is copied into fresh memory in float64, squared and added up."""
+MAPPED = {Stepped: 120, Elementwise: 45}
+"""The same for each number of a gradient that is mapped number by number, temporaries included."""
+START = 0.02
 """Seconds before anything is computed."""
 KEPT = 1.6
 """Activations kept for the backward pass, as a multiple of the numbers between layers."""
@@ -67,35 +79,67 @@ class Work:
         """Numbers of float32 read or written."""
         return 4 * numbers / self.machine.bytes
 
-    def floor(self, data: Data, passes: float = 2.0) -> float:
+    def floor(self, data: Data, passes: float = 2.0, activations: float = ACTIVATIONS) -> float:
         """So many products a layer with its activations: 1 is a forward pass, 2 with a backward pass to the inputs, 3 with
         one to the weights too. A layer that reads the example itself has no pass to its inputs.
         """
         net = self.network
         products = passes * net.products - SPARED.get(passes, 0) * net.first
         operations = 2 * products * data.positions + 6 * passes * net.attention * data.squares
-        moved = passes / 2 * ACTIVATIONS * net.sides * data.positions
+        moved = passes / 2 * activations * net.sides * data.positions
         return self.computed(operations) + self.moved(moved) + data.batches * net.calls * CALL
+
+    def traced(self) -> float:
+        """Overhead of a batch in a pass whose derivatives are taken forward, or twice."""
+        return TRACED * self.network.calls * CALL
 
     def encoded(self, data: Data) -> float:
         """Reading and encoding the examples."""
         return data.examples * (data.encoding + EXAMPLE)
 
-    def captured(self, data: Data, compression: Compression, queries: int = 0) -> float:
-        """Features of examples at one checkpoint, or with `queries` their products with so many gradients."""
-        return self.encoded(data) + self.floor(data) + self.compressed(data, compression, queries) + self.slow(data)
+    def captured(self, data: Data, compression: Compression) -> float:
+        """Features of examples at one checkpoint."""
+        return self.encoded(data) + self.floor(data) + self.compressed(data, compression) + self.slow(data)
 
-    def compressed(self, data: Data, compression: Compression, queries: int = 0) -> float:
+    def scanned(self, data: Data, queries: int, squares: bool = False) -> float:
+        """Products of exact gradients with those of so many queries, and squared lengths, each block the cheaper way:
+        at T positions `T q` products a number, or the gradient formed, `T + q`.
+        """
+        time, seconds = self.positions(data), self.encoded(data) + self.floor(data) + self.slow(data)
+        for block in self.layout.blocks:
+            if block.cols > 1:
+                ghost, formed = self.ways(block, time, queries, squares)
+                if formed <= ghost:
+                    after = (queries + squares) * block.size
+                    seconds += self.computed(2 * data.examples * (formed - after))
+                    seconds += self.computed(2 * data.examples * after, THIN)
+                    seconds += self.moved(FORMED * data.examples * block.size)
+                else:
+                    seconds += self.computed(2 * data.examples * ghost)
+                    seconds += self.moved(GHOST * data.examples * time * queries * block.cols)
+        return seconds
+
+    def positions(self, data: Data) -> float:
+        """At which a layer's matrix is applied in an example, in the mean."""
+        return self.network.applied * data.positions / data.examples
+
+    def ways(self, block: Block, time: float, queries: int, squares: bool) -> tuple[float, float]:
+        """Multiplications an example without forming its gradient, and by forming it (see `compress.against`)."""
+        length = squares * time**2 * (block.rows + block.cols)
+        return time * queries * block.size + length, (time + queries + squares) * block.size
+
+    def compressed(self, data: Data, compression: Compression) -> float:
         """What a compression does beyond the pass: products with thin matrices, or forming each block's gradient."""
         if isinstance(compression, Factored):
             return self._projected(data, compression.rank)
         inner = compression.base if isinstance(compression, Elementwise) else compression
         blocks = self.layout.blocks
-        seconds = self.computed(2 * data.positions * sum(b.size for b in blocks if b.cols > 1))
-        seconds += self.computed(2 * queries * data.examples * self.numbers, THIN)
-        mapped = 2 * FORMED if isinstance(compression, Elementwise) else 0
-        times = FORMED + mapped + (SCATTERED if isinstance(inner, SJLT) else 0)
-        seconds += self.moved(times * data.examples * self.numbers)
+        seconds = self.computed(2 * self.network.applied * data.positions * sum(b.size for b in blocks if b.cols > 1))
+        mapped = next((times for kind, times in MAPPED.items() if isinstance(compression, kind)), 0)
+        seconds += self.moved((FORMED + mapped) * data.examples * self.numbers)
+        if isinstance(inner, SJLT):
+            number, bucket = SCATTERED
+            seconds += self.computed((number * data.examples + bucket * data.batches) * self.numbers, 1.0)
         if isinstance(inner, Factored):
             k = inner.rank
             sides = sum(min(k, b.rows) * b.size + min(k, b.rows) * min(k, b.cols) * b.cols for b in blocks)
@@ -140,15 +184,24 @@ class Work:
         net, batch = self.network, self.data.batch
         return KEPT * 4 * net.held * batch + 2 * 4 * min(CHUNK_ELEMENTS, net.widest * batch)
 
-    def working(self, compression: Compression, live: bool, windows: int = 2) -> float:
+    def scanning(self, queries: int, squares: bool = False) -> float:
+        """Bytes of a scan against queries' gradients: activations, and the gradients that are formed."""
+        time, largest = self.positions(self.data), 0
+        for block in self.layout.blocks:
+            ways = self.ways(block, time, queries, squares)
+            largest = max(largest, block.size if ways[1] <= ways[0] else 0)
+        together = min(self.data.together, EXAMPLES, max(1, NUMBERS // max(largest, 1)))
+        return self.activations() + 2.5 * 4 * largest * together + 2 * 4 * self.numbers
+
+    def working(self, compression: Compression, windows: int = 2) -> float:
         """Activations of a batch, formed gradients, windows of features; the compression's own matrices."""
         width = self.width(compression)
-        window = 4 * width * min(window_rows(width), len(self.train)) if not live else 0
+        window = 4 * width * min(window_rows(width), len(self.train))
         formed = 0.0
         if not isinstance(compression, Factored):
             largest = max(block.size for block in self.layout.blocks)
-            together = min(self.data.together, EXAMPLES, max(1, NUMBERS // max(largest, 1 if live else width)))
-            formed = 2.5 * 4 * largest * together
+            together = min(self.data.together, EXAMPLES, max(1, NUMBERS // max(largest, width)))
+            formed = (6 if isinstance(compression, Elementwise) else 2.5) * 4 * largest * together
         inner = compression.base if isinstance(compression, Elementwise) else compression
         matrices = 12 * self.numbers if isinstance(inner, SJLT) else 0
         return self.activations() + formed + window * windows + matrices + 2 * 4 * self.numbers

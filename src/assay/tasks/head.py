@@ -7,7 +7,7 @@ forward and one backward, is kept: nothing is computed twice.
 """
 
 import weakref
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -112,6 +112,55 @@ def is_causal(module: nn.Module) -> bool:
     return _causal[module]
 
 
+REMEMBERED = 2**26
+"""Numbers of gradients at hidden states that are remembered at most (256 MiB of float32)."""
+
+
+class HeadMemory:
+    """What the head gave for a measurement of an example: values, and gradients at the last hidden states.
+
+    The same measurement of the same example under the same weights then needs no head: of a small model with a large
+    vocabulary that is most of a pass.
+    """
+
+    def __init__(self, watched: Collection[nn.Module]) -> None:
+        self.watched = frozenset(map(id, watched))
+        self.room = REMEMBERED
+        self.kept: dict[tuple[Measurement, str], tuple[Tensor, Tensor]] = {}
+
+    def recall(self, measurement: Measurement, ids: Sequence[str]) -> tuple[Tensor, Tensor] | None:
+        """Values [tokens] and gradients [tokens, width] of these examples, if all of them are known."""
+        found = [self.kept[measurement, id] for id in ids if (measurement, id) in self.kept]
+        if len(found) < len(ids):
+            return None
+        return torch.cat([values for values, _ in found]), torch.cat([slopes for _, slopes in found])
+
+    def keep(
+        self, measurement: Measurement, ids: Sequence[str], example: Tensor, values: Tensor, slope: Tensor
+    ) -> None:
+        """Remember them while there is room."""
+        if slope.numel() <= self.room:
+            self.room -= slope.numel()
+            counts = cast(list[int], torch.bincount(example, minlength=len(ids)).tolist())
+            for id, value, part in zip(ids, values.split(counts), slope.split(counts), strict=True):
+                self.kept[measurement, id] = value, part
+
+
+_memory: ContextVar[HeadMemory | None] = ContextVar("assay_head_memory", default=None)
+
+
+@contextmanager
+def heads_remembered(watched: Collection[nn.Module]) -> Generator[None]:
+    """For several passes over one set of examples with the same weights. A head among the modules `watched`, whose own
+    gradient somebody looks at, runs each time.
+    """
+    token = _memory.set(HeadMemory(watched))
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
 def measure_head(
     linear: nn.Linear,
     hidden: Float[Tensor, "tokens width"],
@@ -119,13 +168,22 @@ def measure_head(
     scale: Float[Tensor, " tokens"],
     example: Int[Tensor, " tokens"],
     measurement: Measurement,
+    ids: Sequence[str],
     observe: Observe | None = None,
 ) -> Float[Tensor, " tokens"]:
-    """`scale` times the measurement at each token, differentiable by `hidden`.
+    """`scale` times the measurement at each token, differentiable by `hidden`; `example` is its place among `ids`.
 
     `observe` is shown each chunk's (module, inputs, gradients at the logits, example of each token).
     """
-    return cast(Tensor, _ChunkedHead.apply(hidden, linear, target, scale, example, measurement, observe))
+    memory = _memory.get()
+    if memory is None or id(linear) in memory.watched or not (torch.is_grad_enabled() and hidden.requires_grad):
+        return cast(Tensor, _ChunkedHead.apply(hidden, linear, target, scale, example, measurement, observe))
+    known = memory.recall(measurement, ids)
+    if known is None:
+        values = cast(Tensor, _ChunkedHead.apply(hidden, linear, target, scale, example, measurement, None))
+        memory.keep(measurement, ids, example, values.detach(), cast(Any, values.grad_fn).slope)
+        return values
+    return cast(Tensor, _Known.apply(hidden, *known))
 
 
 class _ChunkedHead(torch.autograd.Function):
@@ -162,12 +220,28 @@ class _ChunkedHead(torch.autograd.Function):
             torch.mm(gradient, weight, out=slope[part])
             if observe is not None:
                 observe(linear, hidden[part], gradient, example[part])
-        if slope is not None:
-            ctx.save_for_backward(slope)
+        ctx.slope = slope
         return values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (slope,) = ctx.saved_tensors
-        return (slope * gradients[0][:, None].to(slope.dtype), None, None, None, None, None, None)
+        return (_scaled(ctx.slope, gradients[0]), None, None, None, None, None, None)
+
+
+class _Known(torch.autograd.Function):
+    """Values whose gradient by `hidden` is known."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, values: Tensor, slope: Tensor) -> Tensor:
+        ctx.slope = slope
+        return values.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _scaled(ctx.slope, gradients[0]), None, None
+
+
+def _scaled(slope: Float[Tensor, "tokens width"], by: Float[Tensor, " tokens"]) -> Float[Tensor, "tokens width"]:
+    return slope * by[:, None].to(slope.dtype)

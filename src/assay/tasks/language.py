@@ -213,7 +213,8 @@ class CausalLM(_Text):
         head = find_head(module)
         if head is not None and (head.frozen or not torch.is_grad_enabled()):
             hidden = head.backbone(**inputs).last_hidden_state
-            values = measure_head(head.linear, hidden[example, position], target, scale, example, measurement, observe)
+            chosen = hidden[example, position]
+            values = measure_head(head.linear, chosen, target, scale, example, measurement, batch.ids, observe)
         else:
             logits = _logits(module, inputs)[example, position]
             values = measurement.of_logits(precise(logits), target) * scale

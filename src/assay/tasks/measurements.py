@@ -164,12 +164,12 @@ GROUP = 128
 
 
 def drawn(probabilities: Float[Tensor, "n c"], quantile: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """The class at which the cumulative sum of a row first exceeds `quantile` of the row's total, summed in float64
-    over groups of classes and then within one group.
+    """The class at which the cumulative sum of a row first exceeds `quantile` of the row's total. Groups of classes are
+    summed in the precision of the probabilities, sums of groups and the chosen group's classes in float64.
     """
     n, c = probabilities.shape
     whole = c - c % GROUP
-    groups = probabilities[:, :whole].reshape(n, -1, GROUP).sum(2, dtype=torch.float64)
+    groups = probabilities[:, :whole].reshape(n, -1, GROUP).sum(2).double()
     rest = probabilities[:, whole:].sum(1, keepdim=True, dtype=torch.float64)
     ends = torch.cat([groups, rest], 1).cumsum(1)
     wanted = (quantile.to(ends.dtype) * ends[:, -1])[:, None]

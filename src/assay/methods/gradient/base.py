@@ -297,9 +297,12 @@ def query_features(model: Model, queries: Examples, method: GradientMethod, comp
     model.task.check(queries)
     measurement = method.query_measurement()
     layout = layout_for(model, queries, measurement, PROBE)
-    tiles = list(feature_tiles(model, queries, compression, measurement, layout, on_nonfinite="raise", label="queries"))
-    features = torch.cat([tile.features for tile in tiles])
+    given = (model, queries, compression, measurement, layout)
+    tiles = list(feature_tiles(*given, window=TOGETHER, on_nonfinite="raise", label="queries"))
+    features = tiles[0].features if len(tiles) == 1 else torch.cat([tile.features for tile in tiles])
     cut = int(sum(float(tile.statistics["cut"].sum()) for tile in tiles))
+    if measurement == Loss("mean"):  # then the pass has told
+        return QuerySide(features, torch.cat([tile.statistics["value"] for tile in tiles]).double().numpy(), cut)
     return QuerySide(features, losses(model, queries), cut)
 
 
@@ -343,6 +346,8 @@ def losses(model: Model, examples: Examples) -> Float[np.ndarray, " n"]:
     return np.array(values)
 
 
+TOGETHER = 1024
+"""Queries whose features are collected together: all are kept anyway, and full batches are quicker."""
 SHORTEST = 1e-18
 """A shorter gradient counts as zero in a cosine: its square is beyond the range of float32."""
 

@@ -37,7 +37,8 @@ MOST_NUMBERS = 2**30
 class Live(Fitted):
     """A method fitted to training examples whose gradients are not stored.
 
-    `states`: what it knows of them, a checkpoint each; `seconds`: what fitting took.
+    `states`: what it knows of them, a checkpoint each; `seconds`: what fitting took; `layout`: that of the model as it is,
+    if it was verified for the fit.
     """
 
     method: GradientMethod
@@ -45,6 +46,7 @@ class Live(Fitted):
     train: Examples
     states: tuple[Any, ...]
     seconds: float
+    layout: Layout | None = None
 
     def score(self, queries: Examples, top: int | None = None) -> Scores:
         """Dense scores, of which `top` keeps the best at both ends."""
@@ -115,7 +117,8 @@ class Live(Fitted):
     ) -> None:
         """Add the scores at one checkpoint: a column a query, or one column for the mean of their gradients."""
         method = self.method
-        layout = layout_for(at, self.train, method.train_measurement(), PROBE)
+        known = self.layout if at is self.model else None
+        layout = known or layout_for(at, self.train, method.train_measurement(), PROBE)
         about.coverage = layout.coverage
         columns = scores.shape[1]
         one_each = partial(query_features, compression=method.compressor().at(number))
@@ -218,13 +221,15 @@ class About:
 def fit_live(method: GradientMethod, model: Model, train: Examples) -> Live:
     """What depends on the training examples alone, at each checkpoint; most methods need nothing."""
     states: list[Any] = []
+    own: Layout | None = None
     with measured() as cost:
-        for number, stage in enumerate(model.stages()):
-            fits = type(method).fitted_state is not GradientMethod.fitted_state
-            states.append(_state(method, model.at(stage), train, number) if fits else None)
-    return Live(method, model, train, tuple(states), cost.seconds)
-
-
-def _state(method: GradientMethod, model: Model, train: Examples, number: int) -> Any:
-    model.task.check(train)
-    return method.fitted_state(model, train, layout_for(model, train, method.train_measurement(), PROBE), number)
+        if type(method).fitted_state is not GradientMethod.fitted_state:
+            model.task.check(train)
+            for number, stage in enumerate(model.stages()):
+                at = model.at(stage)
+                layout = layout_for(at, train, method.train_measurement(), PROBE)
+                own = layout if at is model else own
+                states.append(method.fitted_state(at, train, layout, number))
+        else:
+            states = [None for _ in model.stages()]
+    return Live(method, model, train, tuple(states), cost.seconds, own)
