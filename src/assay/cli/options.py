@@ -88,17 +88,17 @@ class ModelOptions:
     """Which model, and how it is loaded."""
 
     model: str | None
-    modules: tuple[str, ...]
-    checkpoint: tuple[tuple[str, float], ...]
-    max_length: int | None
-    long: str
-    dtype: str | None
-    device: str | None
-    tokenizer: str | None
-    concurrency: int | None
-    rate: float | None
-    timeout: float | None
-    answers: Path | None
+    modules: tuple[str, ...] = ()
+    checkpoint: tuple[tuple[str, float], ...] = ()
+    max_length: int | None = None
+    long: str = "cut"
+    dtype: str | None = None
+    device: str | None = None
+    tokenizer: str | None = None
+    concurrency: int | None = None
+    rate: float | None = None
+    timeout: float | None = None
+    answers: Path | None = None
 
     @property
     def served(self) -> bool:

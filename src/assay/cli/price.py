@@ -98,7 +98,7 @@ def price(
     examples = [] if ours is None or not files else delivered(found, ours, [data.read(file) for file in files])
     checked = None
     if start is not None:
-        base = ModelOptions(str(start.model) if start.model else model, (), (), max_length, "cut", None, None).loaded()
+        base = ModelOptions(str(start.model) if start.model else model, max_length=max_length).loaded()
         checked = check(result, found, examples, start.recipe(base), data.queries(on), cache)
     if out is not None:
         with replacing(out) as temporary:

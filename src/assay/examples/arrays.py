@@ -236,7 +236,7 @@ def _name_of(dtype: np.dtype[Any]) -> str:
 def content_bytes(value: Any) -> Iterable[bytes]:
     """dtype, shape and content, the same for numpy and torch, wherever it lies."""
     if isinstance(value, np.ndarray):
-        yield f"{_name_of(value.dtype)} {value.shape}".encode()
+        yield f"{_name_of(cast(Any, value).dtype)} {value.shape}".encode()
         yield value.tobytes()
         return
     if not _is_tensor(value):

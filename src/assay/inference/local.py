@@ -146,7 +146,7 @@ class Local:
             return Loss().of_logits(logits, target)
         hidden: Tensor = head.backbone(**inputs).last_hidden_state[:, :-1][predicted]
         scale = torch.ones(len(hidden), device=hidden.device)
-        return measure_head(head.linear, hidden, target, scale, predicted.nonzero()[:, 0], Loss())
+        return measure_head(head.linear, hidden, target, scale, predicted.nonzero()[:, 0], Loss(), ())
 
 
 def _by_row(losses: Tensor, counted: Bool[Tensor, "batch time"]) -> Float64[np.ndarray, " batch"]:

@@ -142,7 +142,8 @@ class HeadMemory:
         if slope.numel() <= self.room:
             self.room -= slope.numel()
             counts = cast(list[int], torch.bincount(example, minlength=len(ids)).tolist())
-            for id, value, part in zip(ids, values.split(counts), slope.split(counts), strict=True):
+            each = zip(ids, torch.split(values, counts), torch.split(slope, counts), strict=True)
+            for id, value, part in each:
                 self.kept[measurement, id] = value, part
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from assay.methods.retrain.pool import single_threaded
 
-Item, Found = TypeVar("Item"), TypeVar("Found")
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 CHUNK = 2**17
 """Distances sorted together: more leave the cache, and below 2^15 PyTorch compares."""
@@ -29,7 +30,7 @@ def nearest_first(distance: Float32[Tensor, "q n"]) -> Int64[Tensor, "q n"]:
     rows = max(1, CHUNK // max(1, distance.shape[1]))
     if len(distance) <= rows:
         return _by_radix(distance)
-    return torch.cat([_by_radix(part) for part in distance.split(rows)])
+    return torch.cat([_by_radix(part) for part in torch.split(distance, rows)])
 
 
 def _by_radix(distance: Float32[Tensor, "q n"]) -> Int64[Tensor, "q n"]:

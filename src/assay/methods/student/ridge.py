@@ -56,4 +56,5 @@ def _left_out(
     total = ones.sum()
     diagonal = vectors**2 @ weight - ones**2 / total
     c = vectors @ (weight * (vectors.T @ y)) - ones * (ones @ y) / total
-    return float(np.mean((c / diagonal) ** 2))
+    residuals: Float64[np.ndarray, " n"] = c / diagonal
+    return float(np.mean(residuals**2))
