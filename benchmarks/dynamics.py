@@ -242,7 +242,8 @@ def main() -> None:
             (args.work / f"{name}-{seed}.json").write_text(json.dumps(found))
             print(f"{name}: seed {seed} done", file=sys.stderr, flush=True)
     done = {name: [json.loads(path.read_text()) for path in sorted(args.work.glob(f"{name}-*.json"))] for name in jobs}
-    command = f"python -m benchmarks.dynamics --data DIR --images {args.images}"
+    present = ",".join(path.stem.removeprefix("text-") for path in sorted(args.work.glob("text-*.json")))
+    command = f"python -m benchmarks.dynamics --data DIR --seeds {present} --images {args.images}"
     save("dynamics", command, {"kept": KEPT, "flips": FLIPS, "published": PUBLISHED, "runs": done})
 
 
