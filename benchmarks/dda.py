@@ -157,7 +157,7 @@ def main() -> None:
         if all(run["seed"] != seed for run in kept):
             kept.append(once(args, seed, lambda run: _keep(args.out, [*kept, run])))
     whole = [run for run in kept if "bm25" in run["auc"]]
-    command = f"python -m benchmarks.dda --data DIR --swaps {args.swaps} --seeds {len(kept)}"
+    command = f"python -m benchmarks.dda --data DIR --swaps {args.swaps} --rows {args.rows} --seeds {len(kept)}"
     save("dda", command, {"rows": rows(whole or kept), "ablation": rows(kept), "runs": kept})
 
 
