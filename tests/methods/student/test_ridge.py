@@ -42,4 +42,4 @@ def test_alpha_is_that_of_the_least_leave_one_out_error() -> None:
     def error(alpha: float) -> float:
         return float(np.mean(fit(X @ X.T, Y, alpha).without([np.array([k]) for k in range(30)]) ** 2))
 
-    assert fit(X @ X.T, Y).alpha == min(ALPHAS.tolist(), key=error)
+    assert fit(X @ X.T, Y).alpha == min(ALPHAS, key=error)

@@ -9,11 +9,12 @@ eigendecomposition serves every alpha and every fold. float64. Cost n^3, memory 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
-ALPHAS = np.logspace(-3, 2, 16)
+ALPHAS: tuple[float, ...] = tuple(10.0 ** (k / 3 - 3) for k in range(16))
 """Of a kernel whose rows have length about 2 (three groups at unit length, and shape)."""
 
 
@@ -38,9 +39,7 @@ def fit(K: Float64[np.ndarray, "n n"], y: Float64[np.ndarray, " n"], alpha: floa
     """The fit; alpha is that of the least leave-one-out error, unless it is given."""
     values, vectors = np.linalg.eigh(K)
     values = np.maximum(values, 0.0)
-    alphas = ALPHAS if alpha is None else np.array([alpha])
-    errors = np.array([_left_out(values, vectors, y, a) for a in alphas.tolist()])
-    best = float(alphas[errors.argmin()])
+    best = min(ALPHAS, key=partial(_left_out, values, vectors, y)) if alpha is None else alpha
     inverse = (vectors / (values + best)) @ vectors.T
     ones = inverse.sum(1)
     P = inverse - np.outer(ones, ones) / ones.sum()
