@@ -106,9 +106,9 @@ def selection(work: Path) -> dict[str, Any]:
             for seed in sorted({line["seed"] for line in mine})
             if all((seed, by) in loss for by in [*ways, "before"])
         ]
-        falls = {by: np.array([loss[seed, "before"] - loss[seed, by] for seed in seeds]) for by in ways}
-        if not seeds:
+        if not seeds or not {"linfik", "alinfik"} <= set(ways):
             continue
+        falls = {by: np.array([loss[seed, "before"] - loss[seed, by] for seed in seeds]) for by in ways}
         found[target] = {"seeds": len(seeds), "before": float(np.mean([loss[seed, "before"] for seed in seeds]))}
         for by, fall in falls.items():
             error = float(fall.std(ddof=1) / np.sqrt(len(fall))) if len(fall) > 1 else None
