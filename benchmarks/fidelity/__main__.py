@@ -36,7 +36,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     ),
     "mlp": (
         "random", "graddot", "tracin", "trak", "logra", "ekfac", f"ekfac:{CENTRE},damping=path",
-        f"ekfac-cg:{CENTRE},damping=0.05,iterations=20", f"source:{CENTRE}", f"path-krylov:{CENTRE}", CHEAP, "replay",
+        f"ekfac-cg:{CENTRE},damping=0.05,iterations=15", f"source:{CENTRE}", f"path-krylov:{CENTRE}", CHEAP, "replay",
         f"replay:{CENTRE}",
     ),
     "cnn": (
