@@ -122,7 +122,7 @@ def test_values_of_an_attribution_are_means_over_the_examples_to_be_good_at(
     model, x, y = classifier
     scores = assay.attribute(model, (x, y), (x[:5], y[:5]), "graddot")
     values = assay.value(model, (x, y), on=(x[:5], y[:5]), method="graddot")
-    np.testing.assert_allclose(values.array, scores.array.mean(1), rtol=1e-6)
+    np.testing.assert_allclose(values.array, scores.array.mean(1), rtol=1e-5)  # of the mean gradient, in float32
     assert list(values.ids) == list(scores.train_ids)
     assert values.method == "graddot"
 

@@ -11,7 +11,7 @@ from torch import nn
 import assay
 from assay.errors import MethodError
 from assay.examples import Examples
-from assay.methods import LESS, METHODS
+from assay.methods import DDA, LESS, METHODS
 from assay.methods.centre import Averaged, Centre
 from assay.methods.gradient.base import GradientMethod
 from assay.methods.gradient.graddot import GradDot
@@ -19,7 +19,9 @@ from assay.tasks import Classify
 from assay.training import Recipe
 
 N = 30
-OPTIONS: dict[str, dict[str, Any]] = {"trak": {"compression": "sjlt:8"}, "lissa": {"depth": 5}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "trak": {"compression": "sjlt:8"}, "lissa": {"depth": 5}, "dda": {"measure": "loss"}, "infra": {"mlp": "*"},
+}  # fmt: skip
 TAKES_MODEL = [kind for kind in METHODS if issubclass(kind, GradientMethod)]
 
 
@@ -69,7 +71,7 @@ def test_every_gradient_method_takes_a_recipe_and_a_run(kind: type[Any]) -> None
     run = recipe.train(train)
     of_recipe = assay.attribute(recipe, train, queries, method).array
     np.testing.assert_array_equal(of_recipe, assay.attribute(run, train, queries, method).array)
-    if kind is not LESS:
+    if kind not in (LESS, DDA):  # of the run, DDA also takes the model that it started from
         np.testing.assert_array_equal(of_recipe, assay.attribute(run.model, train, queries, method).array)
 
 

@@ -54,13 +54,13 @@ def test_values_are_the_mean_product_of_dense_gradients(dtype: torch.dtype, tole
 def test_one_scan_serves_all_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     """The training examples are multiplied with one direction, however many targets there are, also group by group."""
     widths: list[int] = []
-    plain = live.Live._pass
+    plain = live.Live.multiply
 
     def counted(self: live.Live, model: Model, layout: object, train: Examples, psi: Tensor, *rest: object) -> None:
         widths.append(len(psi))
         plain(self, model, layout, train, psi, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(live.Live, "_pass", counted)
+    monkeypatch.setattr(live.Live, "multiply", counted)
     model = llama()
     expected = assay.value(model, TRAIN, TARGETS, "linfik").array
     assert widths == [1]

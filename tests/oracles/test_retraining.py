@@ -17,7 +17,9 @@ from assay.tasks import Classify
 from assay.training import Recipe, Run
 
 N, QUERIES, LEFT_OUT = 80, 12, 12
-OPTIONS: dict[str, dict[str, Any]] = {"trak": {"compression": "sjlt:256"}, "lissa": {"depth": 100}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "trak": {"compression": "sjlt:256"}, "lissa": {"depth": 100}, "dda": {"measure": "loss"}, "infra": {"mlp": "*"},
+}  # fmt: skip
 METHOD_TYPES = [method for method in METHODS if issubclass(method, GradientMethod | Unrolled)]
 
 

@@ -16,7 +16,7 @@ from torch import nn
 import assay
 from assay.errors import DataError, MethodError
 from assay.gradients.features import pack
-from assay.methods import LESS, METHODS, PVI, TRAK, Embedding, GradCos, GradDot, Replay, SelfInfluence, TracIn
+from assay.methods import DDA, LESS, METHODS, PVI, TRAK, Embedding, GradCos, GradDot, Replay, SelfInfluence, TracIn
 from assay.methods.gradient.unrolled import Unrolled
 from assay.methods.retrain.base import Retraining
 from assay.models import Checkpoint
@@ -146,7 +146,7 @@ def test_every_method_has_a_plan_or_says_why_not() -> None:
             with pytest.raises(MethodError, match="cannot be predicted"):
                 assay.plan(recipe, data, data, method)
             continue
-        given = recipe if isinstance(method, Unrolled | Replay | Retraining | PVI) else model
+        given = recipe if isinstance(method, Unrolled | Replay | Retraining | PVI | DDA) else model
         found = assay.plan(given, data, data, method)
         assert found.method == kind.name
         assert found.seconds > 0

@@ -3,6 +3,7 @@
 from assay.compress import Factored, Identity, parse
 from assay.errors import MethodError
 from assay.examples import Examples
+from assay.gradients.features import EXAMPLES, NUMBERS
 from assay.index.format import DTYPES, Dtype
 from assay.methods import EKFACCG, TRAK, DataInf, LiSSA, SelfInfluence
 from assay.methods.gradient.base import GradientMethod
@@ -34,7 +35,8 @@ def plan_scores(
     steps = [Step("fingerprints, rules checked", stages * work.check(2 if queries is None or live else 3))]
     memory = 4 * count * width * (2.2 if live else 2 + stages)
     squares = method.row_scale == "norm"
-    memory += max(work.scanning(count, squares), 4 * 2.5 * count * width) if live else work.working(compression)
+    formed = min(count, EXAMPLES, max(1, NUMBERS // max(1, width)))  # of the queries' gradients, at once
+    memory += max(work.scanning(count, squares), 4 * 2.5 * formed * width) if live else work.working(compression)
     extra, held = _solving(work, method, count, stages)
     steps += extra
     memory += held
