@@ -27,7 +27,12 @@ def main() -> None:
     args = arguments.parse_args()
     if not args.table:
         pydvl = ["--pydvl", args.pydvl] if args.pydvl else []
-        jobs = [["benchmarks.scan"], ["benchmarks.neighbors", *pydvl], ["benchmarks.valuation", "iris", *pydvl]]
+        jobs = [
+            ["benchmarks.scan"],
+            ["benchmarks.metrics"],
+            ["benchmarks.neighbors", *pydvl],
+            ["benchmarks.valuation", "iris", *pydvl],
+        ]
         if args.data:
             data = ["--data", str(args.data)]
             peer = lambda flag: [flag, args.peer] if args.peer else []  # noqa: E731
@@ -42,6 +47,7 @@ def main() -> None:
                 ["benchmarks.dynamics", *data],
                 ["benchmarks.icp", *data],
                 ["benchmarks.plan", *data],
+                ["benchmarks.tracing", *data],
                 ["benchmarks.fidelity", *data, "--peers", *peers],
                 ["benchmarks.valuation", "adult", *data],
                 ["benchmarks.speech", *data],

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from assay.errors import MethodError
 from assay.evaluate.intervals import RESAMPLES, Interval
@@ -53,24 +53,35 @@ def mislabelled(
 def _measure(
     values: Float64[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"], k: int, seed: int
 ) -> tuple[Float64[np.ndarray, " 3"], Float64[np.ndarray, "3 r"]]:
-    """The three measures, and on resamples; as weighted counts over groups of equal values in order."""
-    _, group = np.unique(values, return_inverse=True)
-    groups = int(group.max()) + 1
+    """The three measures, and on resamples."""
+    bad, good, groups = _grouped(values, wrong)
     rng = np.random.default_rng(seed)
-    bad, good = group[wrong], group[~wrong]
-    point = _measures(np.bincount(bad, minlength=groups), np.bincount(good, minlength=groups), k)
     drawn = [
-        _measures(
+        _of_counts(
             np.bincount(bad[rng.integers(0, len(bad), len(bad))], minlength=groups),
             np.bincount(good[rng.integers(0, len(good), len(good))], minlength=groups),
             k,
         )
         for _ in range(RESAMPLES // 4)
     ]
-    return point, np.array(drawn).T
+    return measures(values, wrong, k), np.array(drawn).T
 
 
-def _measures(
+def measures(values: Float64[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"], k: int) -> Float64[np.ndarray, " 3"]:
+    """Area under the curve, average precision and precision at `k`; the numbers alone."""
+    bad, good, groups = _grouped(values, wrong)
+    return _of_counts(np.bincount(bad, minlength=groups), np.bincount(good, minlength=groups), k)
+
+
+def _grouped(
+    values: Float64[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]
+) -> tuple[Int64[np.ndarray, " w"], Int64[np.ndarray, " r"], int]:
+    """Groups of equal values, lowest first: those of the wrong, those of the right, and how many there are."""
+    _, group = np.unique(values, return_inverse=True)
+    return group[wrong], group[~wrong], int(group.max()) + 1
+
+
+def _of_counts(
     bad: Float[np.ndarray, " g"] | Any, good: Float[np.ndarray, " g"] | Any, k: int
 ) -> Float64[np.ndarray, " 3"]:
     """AUC, average precision and precision at k of counts by group, lowest value first; a group counts as a whole."""
