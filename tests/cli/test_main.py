@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def test_an_interrupted_build_resumes_to_the_same_bits(model: Path, later: Path,
     words = (*words, "--checkpoint", f"{model}=0.1", "--checkpoint", f"{later}=0.2", "--out")
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     slowly = ["nice", "-n", "19", *command(*words, stopped)]  # so that the signal comes in time on a busy machine
-    process = subprocess.Popen(slowly, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where this very process was started deaf to it
+    process = subprocess.Popen(slowly, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     journal = stopped / "journal.jsonl"
     while process.poll() is None and not (journal.exists() and "c000" in journal.read_text("utf-8")):
         time.sleep(0.005)

@@ -1,6 +1,7 @@
 """Asking a server many things at once: what is kept first, then so many requests under way, each answer kept as it comes."""
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from assay.inference.likelihood import Likelihood, Request
 from assay.inference.server import Server
 
 PROBE = "The quick brown fox jumps over the lazy dog, and the dog sleeps on."
+FAREWELL = 0.5
+"""Seconds that requests under way are waited for when a session ends."""
 Job = tuple[int, Request]
 Outcome = tuple[Job, Likelihood | BaseException]
 
@@ -46,6 +49,7 @@ class Session:
         self.server, self.client = server, Client(server)
         self.form: answers.Form = "echo"
         self.sent = self.reused = 0
+        self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
         try:
@@ -59,6 +63,10 @@ class Session:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.client.stop()
+        last = time.monotonic() + FAREWELL  # a connection that is being made now would not be closed with the others
+        for thread in self._threads:
+            thread.join(max(0.0, last - time.monotonic()))
         self.client.close()
         self.kept.close()
 
@@ -88,7 +96,8 @@ class Session:
         inbox: SimpleQueue[Job | None] = SimpleQueue()
         outbox: SimpleQueue[Outcome] = SimpleQueue()
         for _ in range(self.server.concurrency):  # daemons: one that waits for a silent server keeps no program alive
-            threading.Thread(target=self._work, args=(inbox, outbox), daemon=True).start()
+            self._threads.append(threading.Thread(target=self._work, args=(inbox, outbox), daemon=True))
+            self._threads[-1].start()
         waiting = 0
         try:
             for place, request in enumerate(requests):
