@@ -75,7 +75,13 @@ def test_a_reader_that_left_is_no_error(words: list[str]) -> None:
 def test_an_interrupted_build_resumes_to_the_same_bits(model: Path, later: Path, tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", [{"text": " ".join([line] * 4)} for line in LINES * 80])
     words = ("index", model, "--train", train, "--method", "tracin")
-    words = (*words, "--checkpoint", f"{model}=0.1", "--checkpoint", f"{later}=0.2", "--out")
+    words = (
+        *words,
+        "--checkpoint",
+        f"{model}=0.1",
+        *("--checkpoint", f"{later}=0.2") * 5,
+        "--out",
+    )  # plenty to interrupt
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     slowly = ["nice", "-n", "19", *command(*words, stopped)]  # so that the signal comes in time on a busy machine
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where this very process was started deaf to it
