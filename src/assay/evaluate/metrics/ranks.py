@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Float64
-from scipy import stats
 
 from assay.errors import MethodError
 from assay.ranking import NONE, TopK
@@ -28,15 +28,20 @@ def top_mask(scores: Scores, k: int) -> Bool[np.ndarray, "q n"]:
         rows = scores.entries.helpful_rows[:, :k]
         np.put_along_axis(chosen, np.where(rows == NONE, n, rows), True, axis=1)
         return chosen[:, :n]
-    values = np.ascontiguousarray(scores.array.T)
-    least = np.partition(values, n - k, axis=1)[:, n - k, None]
-    above, tied = values > least, values == least
-    return above | (tied & (np.cumsum(tied, axis=1) <= k - above.sum(1, keepdims=True)))
+    values = np.array(scores.array.T, order="C")  # a copy: PyTorch takes no read-only array
+    least = torch.topk(torch.from_numpy(values), k, dim=1).values[:, -1:].numpy()
+    chosen = values >= least
+    for q in np.flatnonzero(chosen.sum(1) > k):  # of what ties with the last, the first rows
+        tied = np.flatnonzero(values[q] == least[q])
+        chosen[q, tied[k - int((values[q] > least[q]).sum()) :]] = False
+    return chosen
 
 
-def ranks_from_best(values: Float[np.ndarray, "n q"]) -> Float64[np.ndarray, "n q"]:
-    """1 for the highest of each column; ties share their mean rank."""
-    return np.asarray(stats.rankdata(-values, axis=0), dtype=np.float64)
+def ranks_of(values: Float[np.ndarray, " n"], some: Float[np.ndarray, " m"]) -> Float64[np.ndarray, " m"]:
+    """Ranks of `some` of the values among all, 1 for the highest; ties share their mean rank. Cost: one sort."""
+    ordered = np.sort(values)
+    below, upto = np.searchsorted(ordered, some, "left"), np.searchsorted(ordered, some, "right")
+    return len(values) - upto + (upto - below + 1) / 2
 
 
 def check_ranked_columns(values: Float[np.ndarray, "n q"], query_ids: Sequence[str], what: str) -> None:

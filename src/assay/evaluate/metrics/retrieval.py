@@ -21,7 +21,7 @@ from scipy import stats
 
 from assay.errors import MethodError
 from assay.evaluate.metrics.comparison import Comparison, by_method, compare
-from assay.evaluate.metrics.ranks import check_ranked_columns, check_same, ranks_from_best
+from assay.evaluate.metrics.ranks import check_ranked_columns, check_same, ranks_of
 from assay.scores import Scores
 
 Relevant = Bool[np.ndarray, "n q"]
@@ -51,9 +51,10 @@ def tracing(
     reciprocal: dict[str, Float64[np.ndarray, " q"]] = {}
     recall: dict[str, Float64[np.ndarray, " q"]] = {}
     for name, result in named.items():
-        rank = ranks_from_best(result.array)
-        reciprocal[name] = 1 / np.where(truth, rank, np.inf).min(0)
-        recall[name] = ((rank <= k) & truth).sum(0) / truth.sum(0)
+        columns = zip(np.ascontiguousarray(result.array.T), np.ascontiguousarray(truth.T), strict=True)
+        ranks = [ranks_of(column, column[relevant]) for column, relevant in columns]
+        reciprocal[name] = np.array([1 / rank.min() for rank in ranks])
+        recall[name] = np.array([float((rank <= k).mean()) for rank in ranks])
     facts = {"relevant": float(truth.sum(0).mean())}
     return {
         "mrr": _compared("mean reciprocal rank", reciprocal, facts, seed),
