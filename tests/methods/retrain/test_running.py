@@ -19,6 +19,7 @@ import assay
 from assay import progress
 from assay.errors import DataError, InputError, MethodError
 from assay.methods import Banzhaf, LeaveOneOut, Shapley
+from assay.methods.retrain import pool
 from assay.methods.retrain.cache import HEADER, RECORD, Cache, key_of
 from assay.methods.retrain.game import Evaluator, Function, Game
 from assay.methods.retrain.pool import Runner
@@ -202,7 +203,22 @@ def test_a_kill_costs_nothing_that_was_done(tmp_path: Path, repository: Path) ->
 # -- processes ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes are started without waiting to see whether it is worth it."""
+    monkeypatch.setattr(pool, "ALONE", 0.0)
+
+
+def test_a_short_run_starts_no_process() -> None:
+    game = Game(Function(6, lambda mask: float(mask.sum()), "short"))
+    with Runner(game, Cache(None, ""), processes=2) as runner:
+        units = ((Subsets(np.eye(6, dtype=bool)[[k]]),) for k in range(6))
+        assert [float(batch[0][0]) for batch in runner.run(units)] == [1.0] * 6
+        assert runner._pool is None  # pyright: ignore[reportPrivateUsage]
+
+
 @pytest.mark.parametrize("method", [Shapley(stop="updates:30"), Banzhaf(stop="updates:160")], ids=lambda m: m.name)
+@pytest.mark.usefixtures("_at_once")
 def test_more_processes_give_the_same_bits(method: Any) -> None:
     from dataclasses import replace
 
@@ -213,6 +229,7 @@ def test_more_processes_give_the_same_bits(method: Any) -> None:
     np.testing.assert_array_equal(one.stderr, two.stderr)
 
 
+@pytest.mark.usefixtures("_at_once")
 def test_other_processes_do_work_and_errors_in_them_arrive() -> None:
     """Units computed elsewhere carry the other process's number."""
 

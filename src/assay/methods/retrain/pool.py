@@ -1,6 +1,6 @@
 """Workers: units of work in the order in which they were drawn, computed here and in other processes.
 
-This process works too, so that a run never takes longer than without the others, however long those take to start. Model
+This process works too, and alone for as long as others would take to start, so that a short run never waits for them. Model
 and data go to each once, as one file that all of them map into memory; then a unit is a few bytes. A unit that is
 still missing when this process has nothing else to do is computed here a second time: its bits are the same.
 """
@@ -9,6 +9,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import time
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -29,6 +30,8 @@ from assay.methods.retrain.samplers.base import Unit
 
 AHEAD, BACKLOG = 2, 4
 """Units given to each other process at a time; finished units, for each process, that may wait for an earlier one."""
+ALONE = 2.0
+"""Seconds of work before other processes are started: about what starting one takes."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Outcome = tuple[Float64[np.ndarray, " m"], int]
@@ -119,9 +122,10 @@ class Runner:
 
     def _parallel(self, units: Iterator[Unit]) -> Iterator[Float64[np.ndarray, " m"]]:
         waiting: deque[_Task] = deque()
-        ended = False
+        ended, start = False, time.monotonic()
         while not ended or waiting:
-            while not ended and self._others and sum(task.away for task in waiting) < AHEAD * self._others:
+            others = self._others if time.monotonic() - start >= ALONE else 0
+            while not ended and others and sum(task.away for task in waiting) < AHEAD * others:
                 ended = not self._take(units, waiting, away=True)
             if waiting and (ended or len(waiting) > BACKLOG * (self._others + 1)):
                 waiting[0].outcome = waiting[0].outcome or self._returned(waiting[0]) or self._here(waiting[0].unit)
