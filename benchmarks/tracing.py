@@ -24,6 +24,7 @@ import torch
 
 import assay
 from assay.evaluate import planted, tracing
+from assay.methods import find
 from assay.tasks import Loss
 from benchmarks.common import add_data, data_folder, parser, save
 
@@ -137,7 +138,7 @@ def run(task: str, data: Path, seed: int) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     for method, parameters in METHODS.items():
         start = time.perf_counter()
-        scores[method] = assay.attribute(tuned, train, queries, method, **parameters)
+        scores[method] = assay.attribute(tuned, train, queries, find(method, **parameters))
         seconds[method] = time.perf_counter() - start
         print(f"{task} {seed}: {method} {seconds[method]:.0f} s", flush=True)
     return {**told, "seconds": seconds, "metrics": measured(task, scores, work.relevant)}

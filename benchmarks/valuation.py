@@ -49,7 +49,7 @@ METHODS: dict[str, tuple[str, Fit | None, dict[str, Any]]] = {
     "lava": ("lava", None, {}),
     "loo": ("loo", LOGISTIC, {}),
     "banzhaf": ("banzhaf", LOGISTIC, {"stop": "updates:1000"}),
-    "shapley": ("shapley", LOGISTIC, {"stop": "updates:20"}),
+    "shapley": ("shapley", LOGISTIC, {"stop": "updates:100"}),
     "beta-shapley": ("beta-shapley", LOGISTIC, {"stop": "updates:20"}),
 }
 """Row of the table: method, model, parameters. The forest is fitted first, and its own bags are used."""
