@@ -82,6 +82,19 @@ def test_two_way_does_not_count_noise_thrice() -> None:
     assert found.resamples.std() == pytest.approx(1 / np.sqrt(values.size), rel=0.15)
 
 
+def test_two_way_reaches_to_the_metric_as_it_is_told() -> None:
+    """Near its bound a rank correlation's bias is larger than its spread."""
+    rng = np.random.default_rng(5)
+    x, y = correlated(rng, np.full(50, 0.999), 60, 0.0)
+    values = pseudo_values(x, y)
+    plain = two_way(values)
+    for told in (plain.low - 0.01, plain.mean, plain.high + 0.01):
+        found = two_way(values, told)
+        assert found.low <= found.mean == told <= found.high
+        assert found.low <= plain.low
+        assert found.high >= plain.high
+
+
 def test_two_way_refuses_a_single_subset() -> None:
     with pytest.raises(MethodError, match="1 subsets"):
         two_way(np.zeros((5, 1)))

@@ -80,7 +80,7 @@ def two_way(
     """The mean over queries and subsets, with an interval for other queries and other subsets.
 
     `contributions` whose mean is the metric without its bias of order 1/m (jackknife pseudo-values); `mean` is the metric
-    as it is reported, by default their mean. The interval is about theirs.
+    as it is reported, by default their mean. The interval is about theirs, and reaches to it where their bias is all.
     """
     queries, subsets = contributions.shape
     if not queries or subsets < 2:
@@ -101,7 +101,8 @@ def two_way(
     n = 1 + round(variance**2 / max(by_query**2 / max(queries - 1, 1) + by_subset**2 / (subsets - 1), 1e-300))
     tail = stats.norm.cdf(-stats.t.ppf((1 + level) / 2, max(n - 1, 1)))
     low, high = np.quantile(resamples, [tail, 1 - tail])
-    return Interval(centre if mean is None else mean, float(low), float(high), queries, resamples)
+    told = centre if mean is None else mean
+    return Interval(told, min(float(low), told), max(float(high), told), queries, resamples)
 
 
 def _means(values: Float[np.ndarray, " n"], rng: np.random.Generator) -> Float[np.ndarray, " r"]:
