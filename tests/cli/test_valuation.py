@@ -44,7 +44,9 @@ def test_a_table_is_valued_and_cleaned(tables: tuple[Path, Path], tmp_path: Path
     assert cleaned.read_text("utf-8").splitlines() == left
     assert "why" in (tmp_path / "cleaned.csv.flagged.csv").read_text("utf-8").splitlines()[0]
     refused("clean", out, "--out", cleaned, names=["overwritten"])
-    assert "nearest examples" in " ".join(run("clean", out, "--below", "0").stdout.split())
+    shown = run("clean", out, "--below", "0").stdout.splitlines()
+    assert shown[0].split() == ["lowest", "value", "stderr", "id", "label", "like", "it", "text"]
+    assert "%" in shown[1]
     data.write_text(data.read_text("utf-8").replace("boss", "chef"), "utf-8")
     refused("clean", out, "--out", tmp_path / "again.csv", names=["no longer"])
     assert not (tmp_path / "again.csv").exists()

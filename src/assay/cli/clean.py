@@ -8,7 +8,7 @@ import rich_click as click
 from assay import Values, read
 from assay.act.clean import flag, write_without
 from assay.cli.options import DATA, OUTPUT
-from assay.cli.render import inline, json_line, page, plain_table, remark
+from assay.cli.render import json_line, page, print_side, remark
 from assay.errors import InputError
 from assay.results import Result
 from assay.run_directory import replacing
@@ -76,18 +76,19 @@ def clean(run: Path, out: Path | None, share: float, below: float | None, train:
             json_line(record)
         json_line({"run": str(run), "train": str(source), "flagged": len(found), "of": len(examples), "out": out})
         return
-    console, table = page(), plain_table()
-    for column in ("id", "why", "text"):
-        table.add_column(column, overflow="fold" if column == "why" else "ellipsis", no_wrap=column != "why")
-    for record in records[:SHOWN]:
-        cells = (str(record["train_id"]), str(record["why"]), str(values.texts[record["row"]]))
-        table.add_row(*(inline(cell, 200) for cell in cells))
-    console.print(table)
+    console = page()
+    print_side(console, "lowest", [_shown(record, values) for record in records[:SHOWN]], "value")
     if len(records) > SHOWN:
         console.print(f"and {len(records) - SHOWN:,} more")
 
 
 SHOWN = 20
+
+
+def _shown(record: dict[str, Any], values: Values) -> dict[str, Any]:
+    """A row of the table; `like it` is the share of its nearest examples that have its label."""
+    like = record.get("same_label")
+    return {**record, "like it": None if like is None else f"{like:.0%}", "text": values.texts[record["row"]]}
 
 
 def data_of(values: Result, run: Path, train: str | None) -> tuple[Path, Any]:

@@ -105,7 +105,7 @@ def scores_page(scores: Scores, top: int, queries: int | None = None) -> None:
         console.print(Text.assemble(("Query ", "bold"), inline(query, ID), loss))
         console.print(inline(scores.queries.texts[number], QUERY), style="italic")
         for side in SIDES.values():
-            _print_side(console, side, found.get((query, side), []), "score")
+            print_side(console, side, found.get((query, side), []), "score")
         _print_parts(console, scores.parts, query)
         console.print()
     _print_evidence(console, scores.evidence)
@@ -117,7 +117,7 @@ def values_page(values: Values, top: int) -> None:
     """The most and the least valuable examples; then how the values were made."""
     console, records = page(), _records(values.top(top))
     for side in ("highest", "lowest"):
-        _print_side(console, side, [record for record in records if record["side"] == side], "value")
+        print_side(console, side, [record for record in records if record["side"] == side], "value")
     console.print()
     _print_origin(console, values.provenance, format.counted(values.train.total, "training example"))
 
@@ -140,14 +140,14 @@ def tables_page(tables: Mapping[str, Mapping[str, Any]]) -> None:
         console.print(inline(str(content["unit"])), style="dim")
 
 
-def _print_side(console: Console, side: str, records: Sequence[Mapping[str, Any]], number: str) -> None:
+def print_side(console: Console, side: str, records: Sequence[Mapping[str, Any]], number: str) -> None:
     """One end as a table; columns that nothing fills are left out."""
     if not records:
         console.print(f"{side:>7}  none")
         return
     table = plain_table(expand=True)
     table.add_column(side, justify="right", no_wrap=True, min_width=7, style=STYLES[side])
-    columns = {number: 0, "stderr": 0, "source": SOURCE, "train_id": ID}
+    columns = {number: 0, "stderr": 0, "source": SOURCE, "train_id": ID, "label": SOURCE, "like it": SOURCE}
     kept = {name: width for name, width in columns.items() if any(record.get(name) is not None for record in records)}
     for name, width in kept.items():
         justify = "left" if width else "right"

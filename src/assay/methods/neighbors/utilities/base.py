@@ -38,17 +38,30 @@ def from_steps(step: Float64[Tensor, "q steps"], last: Float64[Tensor, " q"]) ->
     return torch.cat([(total - sums).add_(step).add_(last[:, None]), last[:, None]], 1)
 
 
+@dataclass(frozen=True)
+class Shares:
+    """share_1 ... share_n of the steps, the last of them 0, and by how much each exceeds the one before."""
+
+    share: Float64[Tensor, " n"]
+    rise: Float64[Tensor, " n"]
+
+    @classmethod
+    def of(cls, share: Float64[Tensor, " steps"]) -> "Shares":
+        """From those of the first n - 1."""
+        share = torch.cat([share, share.new_zeros(1)])
+        return cls(share, share.diff(prepend=share[:1]))
+
+
 def from_shares(
-    gain: Float64[Tensor, "q n"] | Bool[Tensor, "q n"], share: Float64[Tensor, " n-1"], last: Float64[Tensor, " q"]
+    gain: Float64[Tensor, "q n"] | Bool[Tensor, "q n"], shares: Shares, last: Float64[Tensor, " q"]
 ) -> Float64[Tensor, "q n"]:
     """Values whose steps phi_j - phi_(j+1) are (s_j - s_(j+1)) share_j; s_j the gains, `last` the furthest example's value.
 
-    Summed by parts, phi_j = s_j share_j + sum_{l>j} s_l (share_l - share_(l-1)) + last with share_n = 0: fewer passes over memory.
+    Summed by parts, phi_j = s_j share_j + sum_{l>j} s_l (share_l - share_(l-1)) + last: fewer passes over memory.
     """
-    share = torch.cat([share, share.new_zeros(1)])
-    sums = gain * share.diff(prepend=share[:1])
+    sums = gain * shares.rise
     torch.cumsum(sums, 1, out=sums)
-    return (gain * share).sub_(sums).add_((sums[:, -1] + last)[:, None])
+    return (gain * shares.share).sub_(sums).add_((sums[:, -1] + last)[:, None])
 
 
 def harmonic(first: int, last: int) -> float:

@@ -6,11 +6,13 @@
 Wang and Jia 2023 (arXiv 2304.04258), theorem 2. Time O(N) behind the sort.
 """
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from assay.methods.neighbors.utilities.base import Near, from_shares, harmonic
+from assay.methods.neighbors.utilities.base import Near, Shares, from_shares, harmonic
 
 
 def soft(near: Near, k: int) -> Float64[Tensor, "q n"]:
@@ -18,8 +20,14 @@ def soft(near: Near, k: int) -> Float64[Tensor, "q n"]:
     s, n = near.gain, near.gain.shape[1]
     others, furthest = s[:, :-1].sum(1).double() / max(n - 1, 1), s[:, -1].double()
     last = (furthest - others) / n * harmonic(2, min(k, n)) + (furthest - 1 / near.classes) / n
-    j = near.ranks(n - 1)
+    return from_shares(s, _shares(n, k, s.device), last)
+
+
+@lru_cache(maxsize=2)
+def _shares(n: int, k: int, device: torch.device) -> Shares:
+    """What stands before s_j - s_(j+1), the same for every query."""
+    j = torch.arange(1, n, dtype=torch.float64, device=device)
     share = torch.full_like(j, harmonic(1, min(k, n - 1)))
     if n > k:
         share += (j.clamp(max=k) * (n - 1) / j - k) / k
-    return from_shares(s, share / max(n - 1, 1), last)
+    return Shares.of(share / max(n - 1, 1))
