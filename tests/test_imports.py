@@ -19,7 +19,7 @@ demo cli
 ORDER = FLOW.split()
 ROOT = "the root module"
 MAY_IMPORT_ROOT = {"cli"}
-LAZY = ("datasets", "matplotlib", "peft", "sentence_transformers")
+LAZY = ("datasets", "matplotlib", "peft", "scipy.stats", "sentence_transformers", "sklearn")
 
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "assay"
 

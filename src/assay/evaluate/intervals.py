@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 
 from assay.errors import MethodError
 
@@ -99,7 +99,7 @@ def two_way(
     resamples = centre + spread * (drawn - drawn.mean())
     # As many degrees of freedom as the part that dominates has.
     n = 1 + round(variance**2 / max(by_query**2 / max(queries - 1, 1) + by_subset**2 / (subsets - 1), 1e-300))
-    tail = stats.norm.cdf(-stats.t.ppf((1 + level) / 2, max(n - 1, 1)))
+    tail = special.ndtr(-special.stdtrit(max(n - 1, 1), (1 + level) / 2))
     low, high = np.quantile(resamples, [tail, 1 - tail])
     told = centre if mean is None else mean
     return Interval(told, min(float(low), told), max(float(high), told), queries, resamples)
@@ -114,4 +114,4 @@ def _tail(n: int, level: float) -> float:
     """Share of the resampled means left out on each side."""
     if n == 1:
         return 0.0
-    return float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1)))
+    return float(special.ndtr(-np.sqrt(n / (n - 1)) * special.stdtrit(n - 1, (1 + level) / 2)))

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from assay.errors import MethodError, nearest
 from assay.examples import Examples
@@ -111,8 +111,8 @@ def told(
 
 def interval(hit: int, there: int) -> tuple[float, float]:
     """Clopper and Pearson's 95% interval of a share."""
-    low = 0.0 if hit == 0 else float(cast(Any, beta).ppf(0.025, hit, there - hit + 1))
-    high = 1.0 if hit == there else float(cast(Any, beta).ppf(0.975, hit + 1, there - hit))
+    low = 0.0 if hit == 0 else float(betaincinv(hit, there - hit + 1, 0.025))
+    high = 1.0 if hit == there else float(betaincinv(hit + 1, there - hit, 0.975))
     return low, high
 
 

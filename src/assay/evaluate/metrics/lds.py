@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Float64
-from scipy import stats
 
 from assay.errors import MethodError
 from assay.evaluate.metrics.comparison import Comparison, by_method, compare
@@ -68,6 +67,8 @@ def predictions(scores: Float[np.ndarray, "n q"], truth: Truth) -> Float64[np.nd
 
 def spearman(x: Float[np.ndarray, "m q"], y: Float[np.ndarray, "m q"]) -> Float64[np.ndarray, " q"]:
     """Spearman's correlation of each pair of columns, with mean ranks for ties; NaN where one is constant."""
+    from scipy import stats  # not at the top: importing assay stays light
+
     a, b = (stats.rankdata(values, axis=0) - (len(x) + 1) / 2 for values in (x, y))
     with np.errstate(invalid="ignore", divide="ignore"):
         return (a * b).sum(0) / np.sqrt((a * a).sum(0) * (b * b).sum(0))
@@ -103,6 +104,8 @@ def _without_each(x: Float[np.ndarray, "q m"], y: Float[np.ndarray, "q m"]) -> F
 
 def _ranks_without_each(values: Float[np.ndarray, "q m"]) -> Float64[np.ndarray, "q m m"]:
     """Mean ranks when entry j is gone: one less above it, half less beside it."""
+    from scipy import stats  # not at the top: importing assay stays light
+
     rank = stats.rankdata(values, axis=1)[:, None, :]
     gone, others = values[:, :, None], values[:, None, :]
     return rank - (gone < others) - 0.5 * (gone == others)

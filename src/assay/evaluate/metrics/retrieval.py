@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
-from scipy import stats
 
 from assay.errors import MethodError
 from assay.evaluate.metrics.comparison import Comparison, by_method, compare
@@ -64,6 +63,8 @@ def tracing(
 
 def average_precision(scores: Float[np.ndarray, "n q"], relevant: Relevant) -> Float64[np.ndarray, " q"]:
     """Average precision of each column; a group of equal scores counts as a whole."""
+    from scipy import stats  # not at the top: importing assay stays light
+
     at_least = stats.rankdata(-scores, method="max", axis=0)  # how many score at least as high
     order = np.argsort(-scores, axis=0, kind="stable")
     hits = np.cumsum(np.take_along_axis(relevant, order, 0), axis=0)

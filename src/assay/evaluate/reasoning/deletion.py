@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64, Int
-from scipy import stats
 
 from assay import progress
 from assay.errors import MethodError
@@ -83,6 +82,8 @@ def sentence_deletion(fitted: Traced, direction: Direction, rows: Sequence[int])
 
 
 def _spearman(x: Float64[np.ndarray, " m"], y: Float64[np.ndarray, " m"]) -> float:
+    from scipy import stats  # not at the top: importing assay stays light
+
     return float(np.corrcoef(np.asarray(stats.rankdata(x)), np.asarray(stats.rankdata(y)))[0, 1])
 
 

@@ -15,9 +15,9 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.stats import binom
 
 from assay.methods.base import option
+from assay.methods.retrain.samplers.uniform import Uniform
 from assay.methods.retrain.semivalue import SAMPLERS, Semivalue
 from assay.methods.retrain.stopping import Stop
 
@@ -35,4 +35,4 @@ class Banzhaf(Semivalue):
 
     def weights(self, n: int) -> Float64[np.ndarray, " n"]:
         """Binomial sizes."""
-        return n * np.asarray(binom.pmf(np.arange(n), n - 1, 0.5), dtype=np.float64)
+        return n * Uniform().sizes(n)

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from scipy import stats
 from scipy.sparse import linalg
 
 from assay.errors import MethodError
@@ -229,4 +228,6 @@ def rank(one: Float64[np.ndarray, " n"], other: Float64[np.ndarray, " n"]) -> fl
     """Spearman's correlation; 0 where one of them is constant."""
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return 0.0
+    from scipy import stats  # not at the top: importing assay stays light
+
     return float(cast(Any, stats).spearmanr(one, other).statistic)

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
-import sklearn
-from sklearn.utils import class_weight as _class_weights
 
 from assay.errors import ModelError
 from assay.methods.trees.ensemble import Boosting, Ensemble, Source
@@ -102,7 +100,7 @@ def _hist(model: Any) -> Ensemble:
         "monotonic_cst": constraints is not None and (isinstance(constraints, dict) or bool(np.any(constraints))),
     }
     return Ensemble(
-        library=f"scikit-learn {sklearn.__version__}",
+        library=_library(),
         name=type(model).__name__,
         source=_HistSource(model),
         values=values,
@@ -127,7 +125,7 @@ def _classic(model: Any) -> Ensemble:
         [tree.tree_.value[_leaves(tree.tree_), 0, 0] * model.learning_rate for tree in round_] for round_ in trees
     ]
     return Ensemble(
-        library=f"scikit-learn {sklearn.__version__}",
+        library=_library(),
         name=type(model).__name__,
         source=_ApplySource(model, trees),
         values=values,
@@ -174,7 +172,7 @@ def _forest(model: Any) -> Ensemble:
 
     loss: Loss = Squared() if classes is None else Logistic() if outputs == 2 else Softmax()
     return Ensemble(
-        library=f"scikit-learn {sklearn.__version__}",
+        library=_library(),
         name=type(model).__name__,
         source=_ApplySource(model, trees),
         values=values,
@@ -198,15 +196,21 @@ def _loss(model: Any, classes: int, scale: float) -> Loss:
     return known[model.loss]
 
 
+def _library() -> str:
+    import sklearn  # not at the top: importing assay stays light
+
+    return f"scikit-learn {sklearn.__version__}"
+
+
 def _class_weight(model: Any) -> tuple[float, ...]:
     given = getattr(model, "class_weight", None)
     if given is None:
         return ()
     if isinstance(given, str):
         raise ModelError(f"class_weight='{given}' is not supported; give the weights as a dict, or as sample_weight.")
-    return tuple(
-        cast(Any, _class_weights).compute_class_weight(given, classes=model.classes_, y=model.classes_).tolist()
-    )
+    from sklearn.utils import class_weight  # not at the top: importing assay stays light
+
+    return tuple(cast(Any, class_weight).compute_class_weight(given, classes=model.classes_, y=model.classes_).tolist())
 
 
 def _frame(X: Any, names: list[str]) -> Any:

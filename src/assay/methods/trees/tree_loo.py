@@ -17,7 +17,6 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 from jaxtyping import Float64
-from sklearn import base as sklearn_base
 
 from assay.errors import MethodError, ModelError
 from assay.examples import Matrix
@@ -77,7 +76,9 @@ class TreeLOO(TreeMethod):
 
 def _fitted(read: Read, rows: Any, method: str) -> Ensemble:
     """The estimator fitted to some rows. Raises ModelError if a class or an output has gone with them."""
-    estimator: Any = cast(Any, sklearn_base).clone(read.ensemble.estimator)
+    from sklearn import base  # not at the top: importing assay stays light
+
+    estimator: Any = cast(Any, base).clone(read.ensemble.estimator)
     columns = read.ensemble.source.columns(read.matrix.X)
     matrix = Matrix(columns, read.matrix.y, read.matrix.weight).rows(rows)  # categories stay those of all rows
     extra: dict[str, Any] = {} if matrix.weight is None else {"sample_weight": matrix.weight}

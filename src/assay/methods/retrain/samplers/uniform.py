@@ -6,7 +6,6 @@ the binomial sizes, at the price of variance at the very small and very large on
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.stats import binom
 
 from assay.methods.retrain.samplers.base import Flips, Sampler, Unit, stream
 
@@ -21,4 +20,6 @@ class Uniform(Sampler):
 
     def sizes(self, n: int) -> Float64[np.ndarray, " n"]:
         """Binomial: the others are in with probability 1/2 each."""
+        from scipy.stats import binom  # not at the top: importing assay stays light
+
         return np.asarray(binom.pmf(np.arange(n), n - 1, 0.5), dtype=np.float64)
