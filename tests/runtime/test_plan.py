@@ -121,6 +121,18 @@ def test_checkpoints_are_counted() -> None:
     assert 1.5 < four.seconds / one.seconds < 4.5
 
 
+@pytest.mark.usefixtures("steady")
+def test_fewer_products_of_replay_are_counted() -> None:
+    model, data = perceptron(1000), rows(400)
+    recipe = assay.Recipe(model.module, model.task, lr=0.1, epochs=1, batch_size=400)
+    exact, short = (
+        assay.plan(recipe, data, rows(50), Replay(products=products)).steps[-1]
+        for products in ("exact", "gauss-newton")
+    )
+    assert exact.name == short.name == "adjoints of the steps"
+    assert 1.1 < exact.seconds / short.seconds < 1.5
+
+
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("compression", ["none", "factored:8"])
 def test_the_order_of_magnitude_is_right(compression: str) -> None:

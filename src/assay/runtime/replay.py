@@ -2,7 +2,8 @@
 
     step back = graph of the gradient (forward, backward, both recorded) + q * (products of the second derivative)
 
-A layer's three products (forward, to its inputs, to its weights) have two derivatives each: `TWICE` products a query.
+A layer's three products (forward, to its inputs, to its weights) have two derivatives each: six products a query; four with the
+Gauss-Newton matrix (`PRODUCTS`).
 """
 
 import math
@@ -18,8 +19,8 @@ from assay.runtime.work import Work
 from assay.runtime.workload import Data, data_of
 from assay.training import Recipe
 
-TWICE = 6
-"""Products a layer and query in the backward pass through the graph of a gradient."""
+PRODUCTS = {"exact": 6, "gauss-newton": 4}
+"""Products of matrices a layer and query in a step back."""
 CONVOLVED = 2
 """Times that a product of a convolution takes longer there."""
 PULLED = {"sgd": 8, "adam": 24, "adamw": 24}
@@ -45,7 +46,7 @@ def plan_replay(given: Subject, train: Examples, queries: Examples, method: Repl
         Step("training, recorded", runs * run_seconds(work, recipe)),
         Step("training again, from snapshots", given.runs * (depth - 1) * run_seconds(work, recipe)),
         Step("gradients of the queries", given.runs * ended(work, asked, ends)),
-        Step("adjoints of the steps", given.runs * adjoint_seconds(work, recipe, count)),
+        Step("adjoints of the steps", given.runs * adjoint_seconds(work, recipe, count, products=method.products)),
     ]
     states = depth * math.ceil(steps ** (1 / depth)) * kept
     memory = states + adjoint_bytes(work, recipe, count, method.memory * GIB) + 4 * ends * work.numbers
@@ -73,11 +74,11 @@ def ended(work: Work, asked: Data, count: int) -> float:
     return work.floor(batch_of(asked, 1), 3.0) * count + work.encoded(asked)
 
 
-def adjoint_seconds(work: Work, recipe: Recipe, queries: int, share: float = 1.0) -> float:
+def adjoint_seconds(work: Work, recipe: Recipe, queries: int, share: float = 1.0, products: str = "exact") -> float:
     """The way back over all steps, or a share of them."""
     size = min(recipe.batch_size, len(work.train))
     graph = step_seconds(work, recipe, 3.0)
-    twice = TWICE * (CONVOLVED if work.network.applied > 1 else 1)
+    twice = PRODUCTS[products] * (CONVOLVED if work.network.applied > 1 else 1)
     second = work.floor(replace(batch_of(work.data, size), batches=0), twice)
     pulled = work.moved(PULLED.get(recipe.optimizer, 24) * work.numbers)
     return share * steps_of(recipe, len(work.train)) * (graph + work.traced() + queries * (second + pulled))

@@ -38,7 +38,7 @@ batch. Caches serve it, so that it goes with the speed and not with the bandwidt
 """
 GHOST = 3
 """Times that each number of an example's side is read or written for a product that needs no gradient formed."""
-SPARED = {2.0: 1, 3.0: 1, 6.0: 4, 12.0: 8}
+SPARED = {2.0: 1, 3.0: 1, 4.0: 2, 6.0: 4, 8.0: 4, 12.0: 8}
 """Of so many products of a layer, those that a layer without a gradient to its inputs is spared."""
 CALL = 60e-6
 """Seconds of overhead of a module in a pass forward and backward, hooks included."""
