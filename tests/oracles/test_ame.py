@@ -21,6 +21,18 @@ def test_effects_of_an_additive_game() -> None:
     assert spearmanr(sparse, effects).statistic > 0.8
 
 
+def test_least_squares_on_utilities_without_the_mean_of_their_rate() -> None:
+    """A plain transcription; the size of a set counts for much more here than who is in it."""
+    game = Function(10, lambda rows: float(100 * rows.mean() ** 2 + effects[rows].sum()))
+    found = assay.value(game, DATA, method=AME(subsets=60, penalty=0.0, seed=3)).array
+    rates, masks = drawn(10, 60, 3)
+    utilities = np.array([100 * mask.mean() ** 2 + effects[mask].sum() for mask in masks])
+    centred = np.array([u - utilities[rates == p].mean() for u, p in zip(utilities, rates, strict=True)])
+    rows = [[1 / p if inside else -1 / (1 - p) for inside in mask] for mask, p in zip(masks, rates, strict=True)]
+    slopes = np.linalg.lstsq(np.array(rows), centred, rcond=None)[0]
+    np.testing.assert_allclose(found, slopes * np.mean([1 / (p * (1 - p)) for p in RATES]), atol=1e-9)
+
+
 def test_a_pair_that_works_together() -> None:
     """U = 1 where both are in: each adds the rate of the other, 1/2 on average over the rates."""
     game = Function(10, lambda rows: float(rows[0] and rows[1]))

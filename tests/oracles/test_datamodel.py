@@ -14,6 +14,21 @@ def test_an_additive_utility_is_met_exactly() -> None:
     assert "R^2 on held-out subsets: 1.000" in found.provenance.notes[0]
 
 
+def test_the_fit_that_is_told_is_on_subsets_that_it_did_not_see() -> None:
+    seen = list[tuple[np.ndarray, float]]()
+
+    def watched(mask: np.ndarray) -> float:
+        seen.append((mask.copy(), float(mask[3] - 2 * mask[4] * mask[5] + 0.3 * mask.sum() ** 0.5)))
+        return seen[-1][1]
+
+    found = games.run(games.game(20, watched, "watched"), Datamodel(penalty=0.0, subsets=50))
+    told = float(found.provenance.notes[0].split()[-1].rstrip("."))
+    design, worth = np.array([[1.0, *mask] for mask, _ in seen[:50]]), np.array([value for _, value in seen[:50]])
+    solved = np.linalg.lstsq(design[:40], worth[:40], rcond=None)[0]
+    off, spread = worth[40:] - design[40:] @ solved, worth[40:] - worth[40:].mean()
+    assert told == pytest.approx(1 - (off @ off) / (spread @ spread), abs=1e-3)
+
+
 def test_without_penalty_it_tends_to_banzhaf() -> None:
     utility = games.random_game(5)
     exact = games.run(utility, Banzhaf()).array

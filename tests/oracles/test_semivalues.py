@@ -243,6 +243,15 @@ def test_the_least_core_of_equals_is_equal() -> None:
     np.testing.assert_allclose(games.run(gloves, LeastCore()).array, [1, 0, 0], atol=1e-7)
 
 
+def test_of_the_least_core_the_shortest_and_above_the_empty_set() -> None:
+    """Pairs ask for 0.9 and 0.5 of 1: each goes 0.2 short, and within a pair anything would do. The empty set is worth 3."""
+    worth = {(0, 1): 0.9, (2, 3): 0.5, (0, 1, 2, 3): 1.0, (): 0.0}
+    pairs = games.game(4, lambda mask: 3.0 + worth.get(tuple(np.flatnonzero(mask).tolist()), -10.0), "pairs")
+    found = games.run(pairs, LeastCore())
+    np.testing.assert_allclose(found.array, [0.35, 0.35, 0.15, 0.15], atol=1e-6)
+    assert "at least its worth less 0.2." in found.provenance.notes[0]
+
+
 def test_sampled_least_core_pays_the_sampled_coalitions() -> None:
     utility, n = games.random_game(9), 9
     found = games.run(utility, LeastCore(exact=0, subsets=160))
