@@ -1,10 +1,11 @@
 """Replay against retraining: finite differences in float64, true removals, and what must not change a bit."""
 
 import dataclasses
+import weakref
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def network() -> nn.Module:
 
 def recipe(**options: Any) -> Recipe:
     settings = {"optimizer": "sgd", "lr": 0.3, "epochs": 3, "batch_size": 6} | options
-    return Recipe(network, Classify(), **settings)
+    return Recipe(settings.pop("module", network), Classify(), **settings)
 
 
 @cache
@@ -450,6 +451,26 @@ def test_scores_are_the_change_when_an_example_is_removed() -> None:
         slope = np.polyfit(scores.array[:, q], removed[:, q], 1)[0]
         assert 0.9 < slope < 1.1
     assert scores.unit == "nats of query loss per removed example"
+
+
+class Watched(nn.Tanh):
+    """Remembers what it put out, which its derivative saves, without holding it."""
+
+    out: ClassVar[list[weakref.ref[Tensor]]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = super().forward(x)
+        self.out.append(weakref.ref(found))
+        return found
+
+
+@pytest.mark.parametrize("products", ["exact", "gauss-newton"])
+def test_no_graph_outlives_its_step(products: str) -> None:
+    module = nn.Sequential(nn.Linear(FEATURES, 6), Watched(), nn.Linear(6, CLASSES)).double()
+    Watched.out.clear()
+    assay.attribute(recipe(module=module), train(), queries(), Replay(products=products))
+    assert len(Watched.out) > 20
+    assert not [ref for ref in Watched.out if ref() is not None]
 
 
 def test_linear_in_the_measurement() -> None:

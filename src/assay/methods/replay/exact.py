@@ -95,7 +95,7 @@ def counted() -> Generator[list[int]]:
 
     def count(tensor: Tensor) -> Tensor:
         saved.append(tensor.numel())
-        return tensor
+        return tensor.detach()  # else a saved output and its node hold each other for ever; unpacking attaches it again
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         yield saved
