@@ -16,6 +16,7 @@ Intervals: over queries. Published: DATE-LM's 1B models have MRR 0.77-0.88 and r
 import json
 import time
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,7 @@ def run(task: str, data: Path, seed: int) -> dict[str, Any]:
     train, queries = assay.read(work.train), assay.read(work.queries)
     start = time.perf_counter()
     trained = recipe.train(train)
+    print(f"{task} {seed}: {len(train)} rows, trained in {time.perf_counter() - start:.0f} s", flush=True)
     told = {"rows": len(train), "queries": len(queries), "training_seconds": time.perf_counter() - start}
     told["query_loss"] = {"before": _loss(model, queries), "after": float(trained.loss_of(queries).mean())}
     tuned = assay.Model(trained.model.module, model.task, modules="*_proj", checkpoints=trained.model.checkpoints)
@@ -177,10 +179,12 @@ def main() -> None:
     arguments.add_argument("--seeds", nargs="+", type=int, default=[0])
     args = arguments.parse_args()
     data = data_folder(args)
-    torch.set_num_threads(2)
-    found = {task: {str(seed): run(task, data, seed) for seed in args.seeds} for task in args.tasks}
+    torch.set_num_threads(1)
     seeds = " ".join(map(str, args.seeds))
-    save("tracing", f"python -m benchmarks.tracing --seeds {seeds}", {"tasks": found})
+    found: dict[str, dict[str, Any]] = {task: {} for task in args.tasks}
+    for task, seed in product(args.tasks, args.seeds):
+        found[task][str(seed)] = run(task, data, seed)
+        save("tracing", f"python -m benchmarks.tracing --seeds {seeds}", {"tasks": found})
 
 
 if __name__ == "__main__":
