@@ -50,12 +50,18 @@ METHODS: dict[str, tuple[str, ...]] = {
     "transformer": (
         "random", "graddot", "gradcos", "bm25", "tfidf", "trak", "logra", "ekfac", f"ekfac:{CENTRE}", f"source:{CENTRE}",
         f"path-krylov:{CENTRE},segments=1,fitting_examples=128,krylov=5",
-        f"ekfac-cg:{CENTRE},fitting_examples=150,iterations=10", f"replay:{CENTRE},products=gauss-newton",
+        f"ekfac-cg:{CENTRE},fitting_examples=150,iterations=10", f"replay:{CENTRE}", f"replay:{CENTRE},products=gauss-newton",
+    ),
+    "transformer-smooth": (
+        "random", "graddot", "bm25", "tfidf", "ekfac", f"source:{CENTRE}",
+        f"path-krylov:{CENTRE},segments=1,fitting_examples=128,krylov=5", f"replay:{CENTRE}",
+        f"replay:{CENTRE},products=gauss-newton",
     ),
 }  # fmt: skip
 """What is compared. Hyper-parameters were chosen on the `tune` split."""
 FEW = {"replay": 50, "ekfac-cg": 50}
-FEWER = {"cnn": {"replay": 25}, "transformer": {"replay": 16, "ekfac-cg": 25, "path-krylov": 25}}
+FEWER = {"cnn": {"replay": 25}, "transformer": {"replay": 16, "ekfac-cg": 25, "path-krylov": 25},
+         "transformer-smooth": {"replay": 16, "path-krylov": 25}}  # fmt: skip
 """Queries asked of a method whose cost grows with them; and in settings where it is large."""
 ENSEMBLE = 10
 CHECKPOINTS = 10
