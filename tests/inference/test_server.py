@@ -317,5 +317,5 @@ def test_guard_asks_a_server_as_it_asks_a_model(port: int, bytes_model: Path) ->
         found = assay.guard(server(port, tokenizer=tokenizer), **given)
         for one, other in zip(found.verdicts, expected.verdicts, strict=True):
             assert (one.label, one.minimal, one.documents) == (other.label, other.minimal, other.documents)
-            assert one.likelihood == pytest.approx(other.likelihood, abs=1e-4)
+            assert (one.drop, one.likelihood) == pytest.approx((other.drop, other.likelihood), abs=1e-4)
             assert one.visited == other.visited
