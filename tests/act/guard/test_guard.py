@@ -79,7 +79,7 @@ def test_exact_is_brute_force_over_the_powerset(seed: int) -> None:
     texts = draw.sample(["the cat", "a big dog", "hello", "who are you", "the red tree", "I saw"], 4)
     documents = [{"text": text, "label": name} for text, name in zip(texts, "abcd", strict=True)]
     query = {"prompt": "the dog", "completion": " sat on the mat"}
-    for lam in (0.0, 0.05, 0.3, 1.0):
+    for lam in (0.0, 0.05, 0.3):
         (verdict,) = assay.guard(model, documents, [query], search="exact", lam=lam, tokens=3).verdicts
         scores = dict[frozenset[int], np.ndarray]()
         for chosen in itertools.chain.from_iterable(itertools.combinations(range(4), n) for n in range(5)):
@@ -118,7 +118,7 @@ def test_a_larger_lambda_goes_lower_by_a_model_that_was_not_made_for_it() -> Non
     query = {"prompt": "the dog", "completion": " sat on the mat"}
     found = [
         [frozenset(one.strip("{}").split(", ")) - {""} for one in verdict.minimal]
-        for lam in (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0)
+        for lam in (0.0, 0.05, 0.1, 0.2, 3.0)
         for verdict in assay.guard(model, documents, [query], lam=lam, tokens=2).verdicts
     ]
     assert found[-1] == [frozenset()] != found[0]
@@ -136,17 +136,6 @@ def test_the_largest_drop() -> None:
     assert largest_drop(np.array([-np.inf]), np.array([-np.inf])) == 0.0
     with pytest.raises(MethodError, match="3 tokens behind all documents and 2 behind some"):
         largest_drop(full, some[1:])
-
-
-def test_an_output_at_the_very_start_has_a_first_token_that_nothing_predicts() -> None:
-    """Without a question and without documents; such a label never suffices."""
-    model = text_model("Llama")
-    scorer = Prompt(AskedLocal(model), ("the cat",), "", "{document} ")
-    full, none = scorer.logs("sat on the mat", [(0,), ()])
-    assert len(full) == len(none) == 4
-    assert np.isneginf(none[0])
-    assert np.isfinite(none[1:]).all()
-    assert np.isfinite(full).all()
 
 
 def test_the_output_is_made_from_what_is_allowed_alone(reader: Model) -> None:
@@ -245,6 +234,7 @@ def test_bad_input_is_told_in_words(reader: Model) -> None:
             {"documents": [*documents, {"text": "w", "label": "top"}]},
         ),
         (DataError, "has no label and no source", {"documents": [{"text": "w1"}]}),
+        (InputError, "Question r asks nothing", {"queries": [{"prompt": " ", "completion": "w1", "id": "r"}]}),
         (MethodError, "lambda is -1", {"lam": -1.0}),
         (MethodError, "retrieve is 0", {"retrieve": 0}),
         (MethodError, "does not say where the document stands", {"template": "x"}),

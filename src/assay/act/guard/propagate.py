@@ -312,3 +312,6 @@ def _check(documents: Examples, queries: Examples) -> None:
         if not len(examples):
             raise InputError(f"{examples.origin} holds no {what}.")
         check_texts(examples)
+    for query in queries:
+        if not str(query.data.get("prompt", query.data.get("text"))).strip():
+            raise InputError(f"Question {query.id} asks nothing; every question needs a text (or a prompt).")

@@ -44,9 +44,7 @@ class Asked(ABC):
 
     @abstractmethod
     def logs(self, pairs: Sequence[tuple[str, str]]) -> list[Logs]:
-        """Log p of each token of the end behind the start, of each pair (start, end), in nats; -inf for one that nothing
-        stands before.
-        """
+        """Log p of each token of the end behind the start, of each pair (start, end), in nats; no start is empty."""
 
     @abstractmethod
     def generate(self, prompt: str, tokens: int) -> str:
@@ -63,8 +61,7 @@ class AskedLocal(Asked):
         """All pairs in batches."""
         asked = Local(self.model)
         tokens = [encoded(asked.task, start, end) for start, end in pairs]
-        found = asked.logs((), tokens)
-        return [_led(logs, each.counted[0]) for logs, each in zip(found, tokens, strict=True)]
+        return asked.logs((), tokens)
 
     def generate(self, prompt: str, tokens: int) -> str:
         """Greedy."""
@@ -86,9 +83,7 @@ class AskedServer(Asked):
             requests = [Request(start + end, len(end)) for start, end in pairs]
         else:
             requests = [Request.of((), encoded(task, start, end)) for start, end in pairs]
-        found = self.session.each(requests)
-        first = [isinstance(each.counted, tuple) and each.counted[0] for each in requests]
-        return [_led(np.array(each.values), one or each.lead > 0) for each, one in zip(found, first, strict=True)]
+        return [np.array(each.values) for each in self.session.each(requests)]
 
     def generate(self, prompt: str, tokens: int) -> str:
         """At temperature 0."""
@@ -127,11 +122,6 @@ def encoded(task: CausalLM, start: str, end: str) -> Tokens:
         raise DataError(f"{error} Here nothing may be cut: give fewer or shorter documents (retrieve).") from error
     ids, labels = cast(list[int], tensors["input_ids"].tolist()), cast(list[int], tensors["labels"].tolist())
     return Tokens(tuple(ids), tuple(label != IGNORED for label in labels))
-
-
-def _led(logs: Logs, first: bool) -> Logs:
-    """With -inf in front if the output's first token stands at the very start."""
-    return np.concatenate([[-np.inf], logs]) if first else logs
 
 
 def asked_of(model: Model | Server, session: Session | None) -> Asked:
