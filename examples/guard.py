@@ -37,11 +37,10 @@ def main() -> None:
     model = assay.load(args.data / "models" / "stories15m")
     found = assay.guard(model, documents, questions, lattice="public < internal < secret", tokens=12)
     for verdict, label, text in zip(found.verdicts, labels, texts, strict=True):
+        made, lost = " ".join(verdict.output.split()), max(0.0, verdict.drop)
+        print(f"{text}\n   its label {label}, of all {verdict.conservative}; found: {verdict.label}")
         print(
-            f"{text}\n   its label {label}, of all {verdict.conservative}; found: {verdict.label}, from {len(verdict.documents)} of"
-        )
-        print(
-            f"   {len(texts)} documents. A token loses {max(0.0, verdict.drop):.2f} nats at most. Made anew: {' '.join(verdict.output.split())}\n"
+            f"   from {len(verdict.documents)} of {len(texts)} documents a token loses {lost:.2f} nats; made anew: {made}\n"
         )
     print(f"{found.improved:.0%} of the labels are below that of all documents.")
 
