@@ -7,6 +7,7 @@ of them, and the answer its next words. DIR holds `data/tinystories` and `models
 """
 
 import argparse
+import os
 import re
 from pathlib import Path
 
@@ -22,8 +23,10 @@ def sentences(data: Path, count: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=os.environ.get("ASSAY_DATA"), help="default: $ASSAY_DATA")
     args = parser.parse_args()
+    if args.data is None or not (args.data / "models" / "stories15m").is_dir():
+        parser.error("name the folder that holds models/stories15m and data/: --data DIR, or ASSAY_DATA=DIR")
     texts = sentences(args.data / "data", 6)
     labels = ("public", "internal", "secret") * 2
     documents = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
@@ -34,8 +37,10 @@ def main() -> None:
     model = assay.load(args.data / "models" / "stories15m")
     found = assay.guard(model, documents, questions, lattice="public < internal < secret", tokens=12)
     for verdict, label, text in zip(found.verdicts, labels, texts, strict=True):
+        made, lost = " ".join(verdict.output.split()), max(0.0, verdict.drop)
+        print(f"{text}\n   its label {label}, of all {verdict.conservative}; found: {verdict.label}")
         print(
-            f"{text}\n   its own label {label}, found {verdict.label} (all: {verdict.conservative}): ...{verdict.output}\n"
+            f"   from {len(verdict.documents)} of {len(texts)} documents a token loses {lost:.2f} nats; made anew: {made}\n"
         )
     print(f"{found.improved:.0%} of the labels are below that of all documents.")
 

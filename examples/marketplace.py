@@ -74,12 +74,14 @@ def assay(folder: Path, *words: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=os.environ.get("ASSAY_DATA"), help="default: $ASSAY_DATA")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--sample", type=int, default=240)
     parser.add_argument("--offered", type=int, default=60)
     parser.add_argument("--check", action="store_true")
     given = parser.parse_args()
+    if given.data is None or not (given.data / "models" / "stories15m").is_dir():
+        parser.error("name the folder that holds models/stories15m and data/: --data DIR, or ASSAY_DATA=DIR")
     work = given.work or Path(tempfile.mkdtemp(prefix="market-"))
     data, model = given.data.resolve(), str((given.data / "models" / "stories15m").resolve())
     lay_out(work, data, given.sample, given.offered)

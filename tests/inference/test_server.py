@@ -317,5 +317,24 @@ def test_guard_asks_a_server_as_it_asks_a_model(port: int, bytes_model: Path) ->
         found = assay.guard(server(port, tokenizer=tokenizer), **given)
         for one, other in zip(found.verdicts, expected.verdicts, strict=True):
             assert (one.label, one.minimal, one.documents) == (other.label, other.minimal, other.documents)
-            assert one.likelihood == pytest.approx(other.likelihood, abs=1e-4)
+            assert (one.drop, one.likelihood) == pytest.approx((other.drop, other.likelihood), abs=1e-4)
             assert one.visited == other.visited
+
+
+@pytest.mark.parametrize("command", ["guard", "icp"])
+@pytest.mark.parametrize("way", ["down", "stalls", "html", "nan", "generated", "ignores", "locked", "nobody"])
+def test_commands_end_with_one_message_and_leave_nothing(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, command: str
+) -> None:
+    monkeypatch.setattr("assay.inference.client._backoff", lambda state: 0.01)
+    rows = write(tmp_path / "rows.jsonl", [{"text": "the cat sat", "label": "a"}])
+    asked = write(tmp_path / "asked.jsonl", [dict(one.data) for one in TASKS])
+    name, out = f"server:http://127.0.0.1:{1 if way == 'nobody' else port}/{way}/v1#tiny", tmp_path / "out"
+    given = ["--documents", rows, "--queries", asked] if command == "guard" else ["--train", rows, "--on", asked]
+    words = ["guard"] if command == "guard" else ["value", "--method", "icp"]
+    says = {"locked": ["ASSAY_API_KEY is not set"], "nobody": ["cannot be reached"], "down": ["asked 6 times"],
+            "stalls": ["0.1 seconds"]}.get(way, BAD.get(way, []))  # fmt: skip
+    timeout = "0.1" if way == "stalls" else "20"
+    refused(words[0], name, *words[1:], *given, "--timeout", timeout, "--out", out, names=says)
+    assert not out.exists()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["asked.jsonl", "rows.jsonl"]

@@ -7,7 +7,7 @@ from typing import Any
 import rich_click as click
 
 import assay
-from assay.act.guard import Guarded
+from assay.act.guard import LAMBDA, Guarded
 from assay.cli.options import DATA, OUTPUT, DataOptions, ModelOptions, data_options, json_option, model_options
 from assay.cli.render import ID, inline, json_line, page, plain_table, remark
 from assay.errors import InputError
@@ -29,8 +29,8 @@ LABELS = "Labels"
     help="powerset (of sources), steps such as 'public < internal < secret', or a JSON file.",
 )  # fmt: skip
 @click.option(
-    "--lam", type=float, default=0.1, show_default=True, panel=LABELS,
-    help="Nats a token by which the output may become less likely.",
+    "--lam", type=float, default=LAMBDA, show_default=True, panel=LABELS,
+    help="Nats that no token of the output may lose.",
 )  # fmt: skip
 @click.option(
     "--search", type=click.Choice(["descent", "exact", "greedy"]), default="descent", show_default=True, panel=LABELS,
@@ -125,7 +125,7 @@ def _show(found: Guarded) -> None:
     console.print(table)
     console.print(
         f"{sum(verdict.improved for verdict in found.verdicts)} of {len(found.verdicts)} labels are below that of all documents; "
-        f"lambda {found.settings['lam']:g} nats a token; {format.seconds(found.provenance.seconds)}"
+        f"lambda {found.settings['lam']:g} nats; {format.seconds(found.provenance.seconds)}"
     )
     for note in dict.fromkeys(verdict.note for verdict in found.verdicts if verdict.note):
         console.print(inline(note, 1000))

@@ -168,16 +168,17 @@ _SEND = "Name the model's tokenizer (--tokenizer DIR), so that tokens are sent i
 
 def _end_of_text(told: Told, letters: int) -> Likelihood:
     """Tokens that end in the last so many letters; at the very start of a prompt a token has no log-probability."""
-    total, count, left, position = 0.0, 0, letters, len(told.values) - 1
+    values: list[float] = []
+    left, position = letters, len(told.values) - 1
     while left > 0 and position >= 0:
         value = told.values[position]
         if value is None:
             _expect_first(position)
             break
-        total, count = total + value, count + 1
+        values.append(value)
         left -= len(cast(str, told.tokens[position]))
         position -= 1
-    return _counted(total, count, max(0, left))
+    return _counted(values[::-1], max(0, left))
 
 
 def _marked(told: Told, counted: Sequence[bool]) -> Likelihood:
@@ -187,7 +188,7 @@ def _marked(told: Told, counted: Sequence[bool]) -> Likelihood:
             _expect_first(position)
         elif mark and value is not None:
             values.append(value)
-    return _counted(math.fsum(values), len(values), 0)
+    return _counted(values, 0)
 
 
 def _expect_first(position: int) -> None:
@@ -195,7 +196,7 @@ def _expect_first(position: int) -> None:
         raise ServerError(f"The server has no log-probability for token {position + 1} of a prompt. {WANTED}")
 
 
-def _counted(total: float, count: int, lead: int) -> Likelihood:
-    if count == 0:
+def _counted(values: Sequence[float], lead: int) -> Likelihood:
+    if not values:
         raise ServerError("The server's answer has no token to count: the text is a single token, with none before it.")
-    return Likelihood(total, count, lead)
+    return Likelihood(tuple(values), lead)

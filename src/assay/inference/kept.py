@@ -1,7 +1,7 @@
 """Answers on disk, by what was asked: a run that ended early goes on from them.
 
-One SQLite file a server and model. A row: SHA-256 of the request, the sum of the log-probabilities, how many, and the lead;
-never a text, never a key. Each answer is committed when it comes, so that a kill costs what was under way. A row `probe`
+One SQLite file a server and model. A row: SHA-256 of the request, each counted token's log-probability (float64), and the
+lead; never a text, never a key. Each answer is committed when it comes, so that a kill costs what was under way. A row `probe`
 holds what the model said of a fixed sentence: where that changes, another model answers, and the old answers go.
 """
 
@@ -11,13 +11,17 @@ import os
 import sqlite3
 from pathlib import Path
 
+import numpy as np
+
 from assay.errors import StorageError
 from assay.inference.likelihood import Likelihood, Request
 from assay.inference.server import Server
 
-VERSION = 1
+VERSION = 2
 SAME = 0.02
 """Nats a token by which one model's answers to the probe differ from time to time."""
+NUMBER = np.dtype("<f8")
+"""How a log-probability lies in the file."""
 _PROBE = b"probe"
 
 
@@ -32,8 +36,8 @@ class Kept:
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=NORMAL")
             self._base.execute(
-                "CREATE TABLE IF NOT EXISTS answers "
-                "(key BLOB PRIMARY KEY, total REAL NOT NULL, count INTEGER NOT NULL, lead INTEGER NOT NULL) WITHOUT ROWID"
+                "CREATE TABLE IF NOT EXISTS likelihoods "
+                "(key BLOB PRIMARY KEY, logs BLOB NOT NULL, lead INTEGER NOT NULL) WITHOUT ROWID"
             )
         except (OSError, sqlite3.Error) as error:
             raise self._error(error) from error
@@ -44,7 +48,7 @@ class Kept:
         same = known is None or (known.count == probe.count and abs(known.mean - probe.mean) <= SAME)
         try:
             if not same:
-                self._base.execute("DELETE FROM answers")
+                self._base.execute("DELETE FROM likelihoods")
             if known is None or not same:
                 self._put(_PROBE, probe)
         except sqlite3.Error as error:
@@ -68,14 +72,14 @@ class Kept:
 
     def _get(self, key: bytes) -> Likelihood | None:
         try:
-            row = self._base.execute("SELECT total, count, lead FROM answers WHERE key = ?", (key,)).fetchone()
+            row = self._base.execute("SELECT logs, lead FROM likelihoods WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error as error:
             raise self._error(error) from error
-        return None if row is None else Likelihood(float(row[0]), int(row[1]), int(row[2]))
+        return None if row is None else Likelihood(tuple(np.frombuffer(row[0], NUMBER).tolist()), int(row[1]))
 
     def _put(self, key: bytes, answer: Likelihood) -> None:
-        row = (key, answer.total, answer.count, answer.lead)
-        self._base.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", row)
+        row = (key, np.array(answer.values, NUMBER).tobytes(), answer.lead)
+        self._base.execute("INSERT OR REPLACE INTO likelihoods VALUES (?, ?, ?)", row)
 
     def _error(self, error: Exception) -> StorageError:
         return StorageError(

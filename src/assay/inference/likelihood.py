@@ -1,5 +1,6 @@
 """What a language model is asked, and what it answers: the log-likelihood of the end of a text."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -34,13 +35,22 @@ class Request:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """`total`: the sum of the log-probabilities of `count` counted tokens, in nats. `lead`: characters at the start of a
+    """`values`: the log-probability of each counted token, in nats, in their order. `lead`: characters at the start of a
     prompt that have none, because nothing stands before them.
     """
 
-    total: float
-    count: int
+    values: tuple[float, ...]
     lead: int = 0
+
+    @property
+    def count(self) -> int:
+        """Of tokens."""
+        return len(self.values)
+
+    @property
+    def total(self) -> float:
+        """Nats."""
+        return math.fsum(self.values)
 
     @property
     def mean(self) -> float:

@@ -66,11 +66,15 @@ class Local:
         return self if abs(found - expected) <= limit else whole
 
     def likelihoods(self, context: Sequence[int], continuations: Sequence[Tokens]) -> Float64[np.ndarray, " n"]:
-        """The sum over each continuation's counted tokens of log p(token | context, tokens before), in nats.
+        """The sums of `logs`, in float64."""
+        return np.array([each.sum() for each in self.logs(context, continuations)])
 
-        Without a context a continuation's first token cannot be counted. Sums of float32 at least, added in float64.
+    def logs(self, context: Sequence[int], continuations: Sequence[Tokens]) -> list[Float64[np.ndarray, " _"]]:
+        """Log p(token | context, tokens before) of each continuation's counted tokens, in nats, of float32 at least.
+
+        Without a context a continuation's first token has none and is left out.
         """
-        found = np.zeros(len(continuations))
+        found = [np.zeros(0)] * len(continuations)
         kept, seam = (context[:-1], context[-1:]) if self.reuse else ((), context)
         sequences = [
             Tokens((*seam, *each.ids), (False,) * len(seam) + each.counted) for each in continuations
@@ -80,7 +84,8 @@ class Local:
             lengths = [len(each) + len(kept) for each in sequences]
             for group in pack(lengths, POSITIONS, EXAMPLES):
                 chosen = [sequences[k] for k in group]
-                found[group] = self._sums(chosen, _repeated(cache, len(chosen)), len(kept))
+                for k, row in zip(group, self._rows(chosen, _repeated(cache, len(chosen)), len(kept)), strict=True):
+                    found[k] = row
         return found
 
     def generate(self, prompt: Sequence[int], tokens: int) -> list[int]:
@@ -119,7 +124,7 @@ class Local:
         tokens = torch.tensor([list(ids)], device=self.model.device)
         return part(input_ids=tokens, use_cache=True).past_key_values
 
-    def _sums(self, sequences: Sequence[Tokens], cache: Any, before: int) -> Float64[np.ndarray, " n"]:
+    def _rows(self, sequences: Sequence[Tokens], cache: Any, before: int) -> list[Float64[np.ndarray, " _"]]:
         """Of a batch; `before`: the cache's positions."""
         longest, device = max(map(len, sequences)), self.model.device
         ids = torch.full((len(sequences), longest), self.task.pad, device=device)
@@ -133,7 +138,8 @@ class Local:
         if not is_causal(self.model.module):
             lengths = torch.tensor([before + len(each) for each in sequences], device=device)
             inputs["attention_mask"] = (torch.arange(before + longest, device=device) < lengths[:, None]).long()
-        return _by_row(self._losses(inputs, ids, counted), counted)
+        logs = -self._losses(inputs, ids, counted).double().cpu().numpy()
+        return np.split(logs, counted[:, 1:].sum(1).cumsum(0)[:-1].cpu().numpy())
 
     def _losses(
         self, inputs: dict[str, Any], ids: Int[Tensor, "batch time"], counted: Bool[Tensor, "batch time"]
@@ -147,11 +153,6 @@ class Local:
         hidden: Tensor = head.backbone(**inputs).last_hidden_state[:, :-1][predicted]
         scale = torch.ones(len(hidden), device=hidden.device)
         return measure_head(head.linear, hidden, target, scale, predicted.nonzero()[:, 0], Loss(), ())
-
-
-def _by_row(losses: Tensor, counted: Bool[Tensor, "batch time"]) -> Float64[np.ndarray, " batch"]:
-    rows = counted[:, 1:].nonzero()[:, 0].cpu().numpy()
-    return -np.bincount(rows, losses.double().cpu().numpy(), minlength=len(counted))
 
 
 def _repeated(cache: Any, times: int) -> Any:

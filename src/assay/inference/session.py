@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -75,16 +75,25 @@ class Session:
         StorageError.
         """
         found = Answered(np.zeros(number), np.zeros(number, np.int64), np.zeros(number, np.int64))
+        with nullcontext(_nothing) if label is None else progress.task(label, number) as advance:
+            for place, answer in self._told(requests):
+                found.total[place], found.count[place], found.lead[place] = answer.total, answer.count, answer.lead
+                advance()
+        return found
+
+    def each(self, requests: Sequence[Request]) -> list[Likelihood]:
+        """Token by token, of a few. Raises ServerError, StorageError."""
+        found = dict(self._told(requests))
+        return [found[place] for place in range(len(requests))]
+
+    def _told(self, requests: Iterable[Request]) -> Iterator[tuple[int, Likelihood]]:
+        """Places and answers; of an interrupt with what is kept."""
         try:
-            with nullcontext(_nothing) if label is None else progress.task(label, number) as advance:
-                for place, answer in self._answers(requests):
-                    found.total[place], found.count[place], found.lead[place] = answer.total, answer.count, answer.lead
-                    advance()
+            yield from self._answers(requests)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"{self.sent + self.reused:,} answers are kept; the same command goes on from them."
             ) from None
-        return found
 
     def generate(self, prompt: str, tokens: int) -> str:
         """The likeliest continuation of so many tokens at most."""

@@ -16,6 +16,7 @@ from tests.support import saved, text_model
 import assay
 from assay.act.guard import calibrate, drops
 from assay.act.guard.neighbours import SHARE, Datastore, Neighbours
+from assay.act.guard.propagate import largest_drop
 from assay.act.guard.scorers import AskedLocal, Prompt
 from assay.errors import DataError, InputError, MethodError
 from assay.models import Model
@@ -80,20 +81,61 @@ def test_exact_is_brute_force_over_the_powerset(seed: int) -> None:
     query = {"prompt": "the dog", "completion": " sat on the mat"}
     for lam in (0.0, 0.05, 0.3):
         (verdict,) = assay.guard(model, documents, [query], search="exact", lam=lam, tokens=3).verdicts
-        scores = {}
+        scores = dict[frozenset[int], np.ndarray]()
         for chosen in itertools.chain.from_iterable(itertools.combinations(range(4), n) for n in range(5)):
             prompt = "".join(f"{texts[k]}\n\n" for k in chosen) + query["prompt"]
             ids = model.task.tokenizer(prompt + query["completion"])["input_ids"]  # type: ignore[attr-defined]
             with torch.no_grad():
                 logp = model.module(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
-            scores[frozenset(chosen)] = float(np.mean([logp[t - 1, ids[t]] for t in range(len(ids) - 4, len(ids))]))
-        least = scores[frozenset(range(4))] - lam
-        good = [chosen for chosen, score in scores.items() if score >= least]
+            scores[frozenset(chosen)] = np.array([logp[t - 1, ids[t]] for t in range(len(ids) - 4, len(ids))])
+        full = scores[frozenset(range(4))]
+        lost = {chosen: max(full - some) for chosen, some in scores.items()}
+        good = [chosen for chosen, most in lost.items() if most <= lam]
         minimal = [one for one in good if not any(other < one for other in good)]
         assert set(verdict.minimal) == {"{" + ", ".join("abcd"[k] for k in sorted(one)) + "}" for one in minimal}
-        assert verdict.likelihood == pytest.approx(max(scores[one] for one in minimal), abs=1e-5)
-        best = max(minimal, key=lambda one: scores[one])
+        best = min(minimal, key=lambda one: lost[one])
+        assert verdict.drop == pytest.approx(lost[best], abs=1e-5)
+        assert verdict.likelihood == pytest.approx(scores[best].mean(), abs=1e-5)
+        assert verdict.full == pytest.approx(full.mean(), abs=1e-5)
         assert verdict.documents == tuple(verdict.retrieved[k] for k in sorted(best))
+
+
+def test_one_word_in_a_long_output_keeps_its_document(reader: Model) -> None:
+    """The mean over tokens loses little, a hundredth of the word's loss; the worst token all of it."""
+    documents, query, needed = case(4, list("abc"))
+    long = {"prompt": query["prompt"], "completion": query["completion"] + " ? ? ." * 33}
+    (verdict,) = assay.guard(reader, documents, [long], lam=0.5, tokens=4).verdicts
+    assert verdict.label == f"{{{documents[needed]['label']}}}"
+    kept = tuple(k for k in range(3) if k != needed)
+    prompt = Prompt(AskedLocal(reader), tuple(d["text"] for d in documents), long["prompt"], "{document}\n\n")
+    full, without = prompt.logs(long["completion"], [(0, 1, 2), kept])
+    assert 0 < (full - without).mean() < 0.1 < 0.5 < (full - without).max()
+
+
+def test_a_larger_lambda_goes_lower_by_a_model_that_was_not_made_for_it() -> None:
+    model, texts = text_model("Llama"), ["the cat", "a big dog", "hello", "who are you"]
+    documents = [{"text": text, "label": name} for text, name in zip(texts, "abcd", strict=True)]
+    query = {"prompt": "the dog", "completion": " sat on the mat"}
+    found = [
+        [frozenset(one.strip("{}").split(", ")) - {""} for one in verdict.minimal]
+        for lam in (0.0, 0.05, 0.1, 0.2, 3.0)
+        for verdict in assay.guard(model, documents, [query], lam=lam, tokens=2).verdicts
+    ]
+    assert found[-1] == [frozenset()] != found[0]
+    for smaller, larger in itertools.pairwise(found):
+        assert all(any(low <= label for low in larger) for label in smaller)
+
+
+def test_the_largest_drop() -> None:
+    full, some = np.array([-1.0, -2.0, -3.0]), np.array([-1.5, -1.0, -3.0])
+    assert largest_drop(full, some) == 0.5
+    assert largest_drop(some, full) == 1.0
+    assert largest_drop(full, full + 1) == -1.0
+    assert largest_drop(full, np.array([-np.inf, -2.0, -3.0])) == np.inf
+    assert largest_drop(np.array([-np.inf, -2.0]), np.array([-np.inf, -3.0])) == 1.0
+    assert largest_drop(np.array([-np.inf]), np.array([-np.inf])) == 0.0
+    with pytest.raises(MethodError, match="3 tokens behind all documents and 2 behind some"):
+        largest_drop(full, some[1:])
 
 
 def test_the_output_is_made_from_what_is_allowed_alone(reader: Model) -> None:
@@ -171,7 +213,7 @@ def test_neighbours_are_the_formula_and_a_mask_is_as_if_never_stored() -> None:
                 vote = float(sum(w for w, (_, v) in zip(weights, near, strict=True) if v == ids[t]) / weights.sum())
                 p = (1 - SHARE) * p + SHARE * vote
             terms.append(np.log(p))
-        assert scorer.scores(output, [kept])[0] == pytest.approx(np.mean(terms), abs=1e-6)
+        np.testing.assert_allclose(scorer.logs(output, [kept])[0], terms, atol=1e-6)
     (verdict,) = assay.guard(
         model, [{"text": t, "source": s} for t, s in zip(texts, "abc", strict=True)],
         [{"prompt": question, "completion": output}], mode="neighbours", lam=0.2, tokens=4,
@@ -192,6 +234,7 @@ def test_bad_input_is_told_in_words(reader: Model) -> None:
             {"documents": [*documents, {"text": "w", "label": "top"}]},
         ),
         (DataError, "has no label and no source", {"documents": [{"text": "w1"}]}),
+        (InputError, "Question r asks nothing", {"queries": [{"prompt": " ", "completion": "w1", "id": "r"}]}),
         (MethodError, "lambda is -1", {"lam": -1.0}),
         (MethodError, "retrieve is 0", {"retrieve": 0}),
         (MethodError, "does not say where the document stands", {"template": "x"}),
@@ -239,6 +282,7 @@ def test_the_command(tmp_path: Path) -> None:
 def test_the_scorer_and_the_whole_prompt_agree() -> None:
     scorer = Prompt(AskedLocal(text_model("Llama")), ("the cat", "a dog"), "hello", "{document} . ")
     assert scorer.prompt((1,)) == "a dog . hello"
-    one, two = scorer.scores(" who are you", [(0,), (0, 1)])
-    assert one != two
-    assert scorer.scores(" who are you", [(0, 1)])[0] == pytest.approx(two, abs=1e-6)
+    one, two = scorer.logs(" who are you", [(0,), (0, 1)])
+    assert len(one) == len(two) == 3
+    assert not np.allclose(one, two)
+    np.testing.assert_allclose(scorer.logs(" who are you", [(0, 1)])[0], two, atol=1e-6)

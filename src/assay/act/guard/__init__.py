@@ -2,10 +2,11 @@
 
 from assay.act.guard.calibrate import Drops, calibrate, drops
 from assay.act.guard.lattice import NOTHING, Lattice, Order, Powerset, parse_lattice
-from assay.act.guard.propagate import guard
+from assay.act.guard.propagate import LAMBDA, guard
 from assay.act.guard.result import Guarded, Verdict
 
 __all__ = [
+    "LAMBDA",
     "NOTHING",
     "Drops",
     "Guarded",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from assay.act.guard.propagate import Settings
+from assay.act.guard.propagate import Settings, largest_drop
 from assay.act.guard.scorers import Prompt, asked_of
 from assay.errors import InputError, MethodError
 from assay.examples import Examples, read
@@ -17,8 +17,8 @@ from assay.models import Model
 
 @dataclass(frozen=True)
 class Drops:
-    """u(all documents) - u(without some), nats a token, of several outputs: without all that they did not need, and without
-    the one document that they did.
+    """Nats that one token loses at most, of several outputs: without all documents that they did not need, and without the one
+    that they did.
     """
 
     irrelevant: Float64[np.ndarray, " n"]
@@ -38,10 +38,10 @@ def _drop(model: Model, texts: Examples, queries: Examples, k: int, one: int, te
     query = queries[k]
     scorer = Prompt(asked_of(model, None), tuple(texts.texts), str(query.data["prompt"]), template)
     every = tuple(range(len(texts)))
-    full, alone, without = scorer.scores(
+    full, alone, without = scorer.logs(
         str(query.data["completion"]), [every, (one,), tuple(other for other in every if other != one)]
     )
-    return float(full - alone), float(full - without)
+    return largest_drop(full, alone), largest_drop(full, without)
 
 
 def calibrate(found: Drops) -> float:
@@ -53,7 +53,7 @@ def calibrate(found: Drops) -> float:
     least, largest = float(found.needed.min()), float(max(found.irrelevant.max(), 0.0))
     if least <= 0:
         raise MethodError(
-            f"Without its needed document an output became {-least:.3g} nats a token likelier, so no lambda tells needed "
-            "from irrelevant: this model does not use the documents. Take a stronger one."
+            f"Without its needed document every token of an output became likelier, by at least {-least:.3g} nats, so no lambda "
+            "tells needed from irrelevant: this model does not use the documents. Take a stronger one."
         )
     return least / 2 if largest >= least / 2 else (largest + least / 2) / 2

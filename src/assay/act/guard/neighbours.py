@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from assay.act.guard.scorers import Kept, Scorer, encoded
+from assay.act.guard.scorers import Kept, Logs, Scorer, encoded
 from assay.errors import DataError
 from assay.inference import Local
 from assay.models import Model
@@ -85,7 +85,7 @@ class Neighbours(Scorer):
     store: Datastore
     question: str
 
-    def scores(self, output: str, kept: Sequence[Kept]) -> Float64[np.ndarray, " n"]:
+    def logs(self, output: str, kept: Sequence[Kept]) -> list[Logs]:
         """The model is run once; each choice of documents is a mask."""
         tokens = encoded(Local(self.model).task, self.question, output)
         states = _hidden(self.model, tokens.ids)
@@ -93,7 +93,7 @@ class Neighbours(Scorer):
         target = torch.tensor(tokens.ids[1:], device=states.device)[counted]
         own = _logp(self.model, states[:-1][counted]).gather(1, target[:, None]).squeeze(1)
         distances = self.store.distances(states[:-1][counted])
-        return np.array([float(self._mixed(own, target, distances, choice).mean()) for choice in kept])
+        return [self._mixed(own, target, distances, choice).cpu().numpy() for choice in kept]
 
     def generate(self, kept: Kept, tokens: int) -> str:
         """The likeliest token of the mixture, one by one."""

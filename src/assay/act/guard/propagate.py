@@ -1,15 +1,17 @@
 """Permissive labels: the smallest label an output really depends on, and the output made anew from what that label allows.
 
-    u(L) = (1/T) log p(y | x, documents with labels of at most L),    L is similar if u(L) >= u(all) - lambda
+    drop(L) = max over tokens t of  log p(y_t | x, all documents, y_<t) - log p(y_t | x, documents of at most L, y_<t)
+    L is similar if drop(L) <= lambda
 
 `y` the output from all documents (or the one given), `x` the question. From the join of all labels the search goes down through
-similar labels (`search.py`); of the minimal ones the likeliest is taken, and y' is generated from its documents alone. y' is
-what is given out: nothing above its label was in the prompt, so nothing above can flow, whatever the search did. What the choice
-of the label itself tells about the documents above it is not hidden.
+similar labels (`search.py`); of the minimal ones that with the smallest drop is taken, and y' is generated from its documents
+alone. y' is what is given out: nothing above its label was in the prompt, so nothing above can flow, whatever the search did.
+What the choice of the label itself tells about the documents above it is not hidden.
 
 Paper: Siddiqui et al. 2024, Permissive Information-Flow Analysis for Large Language Models (arXiv 2410.03055, TMLR 2025),
-Algorithm 1. Deviations: similarity is to all documents, not to the label above (which would add up a lambda a step); documents
-keep their order and carry no numbers, so that leaving one out moves the others and changes nothing else.
+Algorithm 1. Deviations: the worst token decides, not the output's likelihood a token, in which one word that a document decided
+weighs less the longer the output is; similarity is to all documents, not to the label above (which would add up a lambda a
+step); documents keep their order and carry no numbers, so that leaving one out moves the others and changes nothing else.
 
 Cost: a scoring for each label that is looked at, at worst exponential in the number of distinct labels; scorings are shared by
 labels with the same documents, those of one step go in one batch, and beyond `visits` labels the search is greedy.
@@ -27,7 +29,7 @@ from assay.act.guard.introspect import ASK, said
 from assay.act.guard.lattice import Label, Lattice, parse_lattice
 from assay.act.guard.neighbours import Datastore, Neighbours
 from assay.act.guard.result import Guarded, Verdict
-from assay.act.guard.scorers import PLACE, Kept, Prompt, Scorer, asked_of
+from assay.act.guard.scorers import PLACE, Kept, Logs, Prompt, Scorer, asked_of
 from assay.act.guard.search import TooMany, descent, exact, greedy
 from assay.errors import DataError, InputError, MethodError, NonFiniteError
 from assay.examples import Examples, read
@@ -41,13 +43,14 @@ from assay.training import model_of
 
 Search = Literal["descent", "exact", "greedy"]
 Mode = Literal["prompt", "neighbours"]
+LAMBDA = 0.5
 
 
 @dataclass(frozen=True)
 class Settings:
     """How labels are found; see `guard`."""
 
-    lam: float = 0.1
+    lam: float = LAMBDA
     search: Search = "descent"
     mode: Mode = "prompt"
     retrieve: int = 8
@@ -58,7 +61,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.lam < float("inf"):
-            raise MethodError(f"lambda is {self.lam}; a number of at least 0 was expected (nats a token).")
+            raise MethodError(f"lambda is {self.lam}; a number of at least 0 was expected (nats).")
         for name, known in (("search", ("descent", "exact", "greedy")), ("mode", ("prompt", "neighbours"))):
             if getattr(self, name) not in known:
                 raise MethodError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}.")
@@ -77,7 +80,7 @@ def guard(
     queries: Any,
     *,
     lattice: str | Lattice = "powerset",
-    lam: float = 0.1,
+    lam: float = LAMBDA,
     search: Search = "descent",
     mode: Mode = "prompt",
     retrieve: int = 8,
@@ -93,7 +96,7 @@ def guard(
         documents: texts with labels (the field `label`, else `source`), anything that `read` takes.
         queries: questions: `text`, or `prompt`; a `completion` is taken as the output to be labelled.
         lattice: `"powerset"` of sources, an order such as `"public < internal < secret"`, or a JSON file.
-        lam: nats a token by which the output may become less likely.
+        lam: nats that no token of the output may lose; 0.5 is a token with 0.6 of its probability.
         search: `"descent"`, `"exact"` (all labels), or `"greedy"` (one way down).
         mode: documents in the prompt, or in the datastore of a nearest-neighbour model (`"neighbours"`, local models only).
         retrieve: documents for each question, the best by BM25.
@@ -122,7 +125,7 @@ def guard(
     about = Provenance(
         method="guard",
         parameters=asdict(settings),
-        unit="nats a token",
+        unit="nats",
         inputs={"model": asked.name, "documents": documents.origin, "queries": queries.origin},
         model_fingerprint=asked.fingerprint(),
         train_fingerprint=documents.fingerprint(),
@@ -176,7 +179,7 @@ class _Work:
         if not output.strip():
             label = lattice.show(top)
             return Verdict(
-                str(query.id), label, label, False, (label,), tuple(told), tuple(told), "", 0.0, 0.0, 0,
+                str(query.id), label, label, False, (label,), tuple(told), tuple(told), "", 0.0, 0.0, 0.0, 0,
                 note="The model answers nothing, which has no likelihood to compare; it keeps the label of all documents.",
             )  # fmt: skip
         look = Look(scorer, output, lattice, labels, self.settings)
@@ -192,8 +195,9 @@ class _Work:
             documents=tuple(told[k] for k in kept),
             retrieved=tuple(told),
             output=scorer.generate(kept, self.settings.tokens),
-            likelihood=look.score(label),
-            full=look.full,
+            drop=look.drop(label),
+            likelihood=float(look.logs(label).mean()),
+            full=float(look.full.mean()),
             visited=len(look.known),
             introspected=self._introspected(texts, labels, question, output) if self.settings.introspect else None,
             note=note,
@@ -212,36 +216,40 @@ class _Work:
 
 @dataclass
 class Look:
-    """The labels of one output: which are similar, each choice of documents scored once."""
+    """The labels of one output: which are similar, each choice of documents scored once. `known`: each token's log p."""
 
     scorer: Scorer
     output: str
     lattice: Lattice
     labels: Sequence[Label]
     settings: Settings
-    known: dict[Kept, float] = field(default_factory=dict[Kept, float])
+    known: dict[Kept, Logs] = field(default_factory=dict[Kept, Logs])
 
     @property
-    def full(self) -> float:
-        """u(all documents)."""
-        return self._scores([tuple(range(len(self.labels)))])[0]
+    def full(self) -> Logs:
+        """Given all documents."""
+        return self._logs([tuple(range(len(self.labels)))])[0]
 
     def documents(self, label: Label) -> Kept:
         """Those that the label allows."""
         return tuple(k for k, one in enumerate(self.labels) if self.lattice.at_most(one, label))
 
-    def score(self, label: Label) -> float:
-        """u(label)."""
-        return self._scores([self.documents(label)])[0]
+    def logs(self, label: Label) -> Logs:
+        """Given what the label allows."""
+        return self._logs([self.documents(label)])[0]
+
+    def drop(self, label: Label) -> float:
+        """Nats that the token loses which loses most."""
+        return largest_drop(self.full, self.logs(label))
 
     def similar(self, labels: Sequence[Label]) -> list[bool]:
-        """Whether the output stays likely enough."""
-        least = self.full - self.settings.lam
-        return [score >= least for score in self._scores([self.documents(label) for label in labels])]
+        """Whether every token stays likely enough."""
+        found = self._logs([self.documents(label) for label in labels])
+        return [largest_drop(self.full, some) <= self.settings.lam for some in found]
 
     def best(self, labels: Sequence[Label]) -> Label:
-        """The likeliest; of equals the one with fewest documents, then the first."""
-        return max(labels, key=lambda label: (self.score(label), -len(self.documents(label))))
+        """With the smallest drop; of equals the one with fewest documents, then the first."""
+        return min(labels, key=lambda label: (self.drop(label), len(self.documents(label))))
 
     def minimal(self, top: Label) -> tuple[list[Label], str | None]:
         """The minimal labels, and what there is to tell of the search."""
@@ -253,18 +261,35 @@ class Look:
         try:
             return descent(self.lattice, top, self.similar, most), None
         except TooMany:
-            return down(), f"More than {most} labels would have been looked at, so the likeliest way down was followed."
+            return (
+                down(),
+                f"More than {most} labels would have been looked at, so one way down was followed, by the smallest drops.",
+            )
 
-    def _scores(self, choices: Sequence[Kept]) -> list[float]:
+    def _logs(self, choices: Sequence[Kept]) -> list[Logs]:
         new = [choice for choice in dict.fromkeys(choices) if choice not in self.known]
         if new:
-            found = self.scorer.scores(self.output, new)
-            if not np.isfinite(found[np.flatnonzero(~np.isneginf(found))]).all():
+            found = self.scorer.logs(self.output, new)
+            if not all((np.isfinite(logs) | np.isneginf(logs)).all() for logs in found):
                 raise NonFiniteError(
                     "The likelihood of an output is not a number; the model's logits overflow. Load it as float32."
                 )
-            self.known.update(zip(new, found.tolist(), strict=True))
+            self.known.update(zip(new, found, strict=True))
         return [self.known[choice] for choice in choices]
+
+
+def largest_drop(full: Logs, some: Logs) -> float:
+    """Nats that the token loses which loses most, given some of the documents; a token that never was possible loses none.
+
+    Raises MethodError where the output has other tokens behind other documents.
+    """
+    if len(full) != len(some):
+        raise MethodError(
+            f"The output has {len(full)} tokens behind all documents and {len(some)} behind some, so they cannot be compared. "
+            "Name the model's tokenizer (--tokenizer), or end the question and begin the output at a space."
+        )
+    possible = ~np.isneginf(full)
+    return float((full[possible] - some[possible]).max(initial=0.0 if not possible.all() else -np.inf))
 
 
 def _model(given: Any, mode: str) -> Model | Server:
@@ -287,3 +312,6 @@ def _check(documents: Examples, queries: Examples) -> None:
         if not len(examples):
             raise InputError(f"{examples.origin} holds no {what}.")
         check_texts(examples)
+    for query in queries:
+        if not str(query.data.get("prompt", query.data.get("text"))).strip():
+            raise InputError(f"Question {query.id} asks nothing; every question needs a text (or a prompt).")

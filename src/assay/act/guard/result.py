@@ -20,8 +20,9 @@ class Verdict:
     """One question. `output` was made from `documents` alone, whose labels join to `label`.
 
     `conservative`: the join of all documents' labels, which the output would have without a look. `minimal`: every minimal
-    label that was found; `label` is the likeliest of them. `likelihood` and `full`: nats a token of the first output, given
-    the documents of `label` and given all. `visited`: choices of documents that were scored. `introspected`: the label by what
+    label that was found; `label` is that with the smallest drop. `drop`: the nats that one token of the first output loses at most,
+    given the documents of `label` alone (below 0: all became likelier). `likelihood` and `full`: nats a token of that output,
+    given the documents of `label` and given all. `visited`: choices of documents that were scored. `introspected`: the label by what
     the model says it used, if it was asked.
     """
 
@@ -33,6 +34,7 @@ class Verdict:
     documents: tuple[str, ...]
     retrieved: tuple[str, ...]
     output: str
+    drop: float
     likelihood: float
     full: float
     visited: int

@@ -23,14 +23,16 @@ from assay.tasks.language import IGNORED
 Kept = tuple[int, ...]
 """Positions of the documents that are left in."""
 PLACE = "{document}"
+Logs = Float64[np.ndarray, " _"]
+"""log p of each token of an output, in nats."""
 
 
 class Scorer(ABC):
     """For one question and its documents."""
 
     @abstractmethod
-    def scores(self, output: str, kept: Sequence[Kept]) -> Float64[np.ndarray, " n"]:
-        """(1/T) log p(output | documents) for each choice of documents, nats a token."""
+    def logs(self, output: str, kept: Sequence[Kept]) -> list[Logs]:
+        """Log p(token | documents, tokens before) of each token of the output, in nats, for each choice of documents."""
 
     @abstractmethod
     def generate(self, kept: Kept, tokens: int) -> str:
@@ -41,8 +43,8 @@ class Asked(ABC):
     """A model that writes and reads texts: in this process or behind a server."""
 
     @abstractmethod
-    def means(self, pairs: Sequence[tuple[str, str]]) -> Float64[np.ndarray, " n"]:
-        """Log p(end | start) of each pair, nats a token of the end."""
+    def logs(self, pairs: Sequence[tuple[str, str]]) -> list[Logs]:
+        """Log p of each token of the end behind the start, of each pair (start, end), in nats; no start is empty."""
 
     @abstractmethod
     def generate(self, prompt: str, tokens: int) -> str:
@@ -55,11 +57,11 @@ class AskedLocal(Asked):
 
     model: Model
 
-    def means(self, pairs: Sequence[tuple[str, str]]) -> Float64[np.ndarray, " n"]:
+    def logs(self, pairs: Sequence[tuple[str, str]]) -> list[Logs]:
         """All pairs in batches."""
         asked = Local(self.model)
         tokens = [encoded(asked.task, start, end) for start, end in pairs]
-        return asked.likelihoods((), tokens) / np.array([each.count for each in tokens])
+        return asked.logs((), tokens)
 
     def generate(self, prompt: str, tokens: int) -> str:
         """Greedy."""
@@ -74,15 +76,14 @@ class AskedServer(Asked):
 
     session: Session
 
-    def means(self, pairs: Sequence[tuple[str, str]]) -> Float64[np.ndarray, " n"]:
+    def logs(self, pairs: Sequence[tuple[str, str]]) -> list[Logs]:
         """By tokens where the tokenizer is known, else as text."""
         task = self.session.server.task
         if task is None:
             requests = [Request(start + end, len(end)) for start, end in pairs]
         else:
             requests = [Request.of((), encoded(task, start, end)) for start, end in pairs]
-        found = self.session.likelihoods(requests, len(requests))
-        return found.total / found.count
+        return [np.array(each.values) for each in self.session.each(requests)]
 
     def generate(self, prompt: str, tokens: int) -> str:
         """At temperature 0."""
@@ -98,9 +99,9 @@ class Prompt(Scorer):
     question: str
     template: str
 
-    def scores(self, output: str, kept: Sequence[Kept]) -> Float64[np.ndarray, " n"]:
+    def logs(self, output: str, kept: Sequence[Kept]) -> list[Logs]:
         """Each choice is a prompt of its own."""
-        return self.asked.means([(self.prompt(choice), output) for choice in kept])
+        return self.asked.logs([(self.prompt(choice), output) for choice in kept])
 
     def generate(self, kept: Kept, tokens: int) -> str:
         """From a prompt that holds these documents and no others."""

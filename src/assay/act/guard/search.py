@@ -1,10 +1,10 @@
-"""The minimal labels whose documents suffice: u(L) >= u(all) - lambda, u(L) the log-likelihood of the output a token, given
-the documents with labels of at most L.
+"""The minimal labels whose documents suffice: no token of the output loses more than lambda nats given the documents with labels
+of at most L alone.
 
     descent   from the join of all labels down through similar labels; a label with no similar one below it is found
               (Algorithm 1 of the paper, memoised): every label is scored once, of those that a chain of similar ones reaches
     exact     all labels below the join are scored, and the minimal similar ones found: also those behind a dissimilar one
-    greedy    from the join down to the likeliest similar label: one way down, a label for each source at every step
+    greedy    from the join down to the similar label with the smallest drop: one way down, a label for each source at every step
 
 Similarity is not monotone along a chain, so that descent may stop above an exact minimum; never at a label that is not similar.
 A larger lambda makes more labels similar, and each minimal label at a smaller one has a minimal label at or below it (descent
