@@ -10,7 +10,8 @@ facts   T-REx facts of subjects that have two relations or more, so that rows ab
 poison  Film reviews (SST-2) with their sentiment as the completion; in 1% of the rows the review is negative, carries a trigger
         and is called positive. Queries: other negative reviews with the trigger, called positive. Average precision.
 
-Intervals: over queries. Published: DATE-LM's 1B models have MRR 0.77-0.88 and recall at 50 of 0.47-0.58 on facts.
+Tasks and seeds that are not asked for keep the figures they had. Intervals: over queries.
+Published: DATE-LM's 1B models have MRR 0.77-0.88 and recall at 50 of 0.47-0.58 on facts.
 """
 
 import json
@@ -27,7 +28,7 @@ import assay
 from assay.evaluate import planted, tracing
 from assay.methods import find
 from assay.tasks import Loss
-from benchmarks.common import add_data, data_folder, parser, save
+from benchmarks.common import RESULTS, add_data, data_folder, parser, save
 
 LENGTH = 64
 METHODS = {
@@ -181,9 +182,10 @@ def main() -> None:
     data = data_folder(args)
     torch.set_num_threads(1)
     seeds = " ".join(map(str, args.seeds))
-    found: dict[str, dict[str, Any]] = {task: {} for task in args.tasks}
+    before = RESULTS / "tracing.json"
+    found: dict[str, dict[str, Any]] = json.loads(before.read_text())["tasks"] if before.exists() else {}
     for task, seed in product(args.tasks, args.seeds):
-        found[task][str(seed)] = run(task, data, seed)
+        found[task] = found.get(task, {}) | {str(seed): run(task, data, seed)}
         save("tracing", f"python -m benchmarks.tracing --seeds {seeds}", {"tasks": found})
 
 

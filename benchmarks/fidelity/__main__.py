@@ -248,8 +248,7 @@ def main() -> None:
         earlier = RESULTS / "fidelity.json"
         kept = json.loads(earlier.read_text())["settings"] if earlier.exists() else {}
         found = {name: {**kept, **found}[name] for name in NAMES if name in {**kept, **found}}
-        command = f"python -m benchmarks.fidelity --subsets {args.subsets}" + " --stored" * args.stored
-        save("fidelity", command, {"settings": found})
+        save("fidelity", "python -m benchmarks.fidelity --data DIR --work DIR", {"settings": found})
 
 
 if __name__ == "__main__":
