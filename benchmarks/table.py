@@ -571,15 +571,23 @@ def linfik(result: dict[str, Any]) -> str:
             f"{clock['linfik'] / clock['scorer']:.0f} times less (aim 20).\n"
         )
     if "poisoned" in result:
-        bad = result["poisoned"]
-        parts.append(
-            f"Poisoned rows ({bad['poisoned']} of {bad['rows']}, a trigger and a fixed ending) by value for the trigger, ROC AUC: "
-            f"LinFiK {bad['linfik']:.3f}; scorers of 60 rows {bad['alinfik 60']:.3f} (least {bad['least 60']:.3f}), of 120 rows "
-            f"{bad['alinfik 120']:.3f} ({bad['least 120']:.3f}). Aim 0.95.\n"
-        )
+        parts.append(_poisoned(result["poisoned"]))
     if "selection" in result:
         parts.append(_chosen(result["selection"], result["settings"]))
     return "\n".join(parts)
+
+
+def _poisoned(found: dict[str, Any]) -> str:
+    ways = list(dict.fromkeys(by for plant in found.values() for by, auc in plant.items() if isinstance(auc, dict)))
+    rows = [
+        [c["what"], str(len(c["seeds"])), *(f"{c[by]['mean']:.3f} ({c[by]['least']:.3f})" for by in ways)]
+        for c in found.values()
+    ]
+    return (
+        "Poisoned rows (20 of 200; of the other rows as many have the trigger and an ordinary answer, running text apart) by value "
+        "for targets that behave so on other text, ROC AUC, mean and least over seeds; scorers of 60 and 120 rows on the rows "
+        f"they were not fitted to (aim 0.95):\n\n{_rows(['planted', 'seeds', *ways], rows)}"
+    )
 
 
 def _chosen(selection: dict[str, Any], settings: dict[str, Any]) -> str:

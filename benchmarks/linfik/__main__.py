@@ -22,13 +22,15 @@ from assay.methods import LinFiK
 from assay.methods.student.distil import distil
 from assay.training import Recipe
 from benchmarks.common import data_folder, parser
-from benchmarks.linfik.data import poisoned, split
+from benchmarks.linfik.data import Row, poisoned, split
 
 LENGTH = 96
 CHUNK = 50
 ORDER = ("stories", "math", "code", "tweets", "plays")
 WANTED = ("plays", "math")
 """Targets of which selections are trained on."""
+PLANTED = (*((plant, seed) for seed in range(1, 4) for plant in ("capitals", "ending")), ("text", 0))
+"""What was planted, and the seed, of poisoned pools. Seed 0 of the first two was looked at when they were designed."""
 CANDIDATES, SHARE, SAMPLE = 300, 0.2, 0.2
 RECIPE: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-4, "epochs": 1, "batch_size": 8, "reduction": "mean"}
 
@@ -38,32 +40,38 @@ def load(folder: Path) -> assay.Model:
 
 
 def measure(folder: Path, work: Path) -> None:
-    """LinFiK of the pool for the targets of each domain, and of the poisoned pool for the trigger, by directions at once."""
+    """LinFiK of poisoned pools for what they have planted, as loss and against the ordinary answer, and of the pool for the targets of
+    each domain.
+    """
+    model = load(folder)
+    for plant, seed in PLANTED:
+        place = work / f"poison-{plant}-{seed}.npz"
+        if not place.exists():
+            rows, targets = poisoned(folder, plant, seed)
+            methods = [LinFiK(), *([LinFiK(measure="contrast")] if plant != "text" else [])]
+            values, _ = scan(model, rows, [(targets, method) for method in methods])
+            np.savez(place, values=values)
+            print(place.stem, flush=True)
+    pool, targets, _ = split(folder)
+    for k in range(0, len(pool), CHUNK):
+        if not (work / f"pool-{k}.npz").exists():
+            values, loss = scan(model, pool[k : k + CHUNK], [(targets[name], LinFiK()) for name in ORDER])
+            np.savez(work / f"pool-{k}.npz", values=values, loss=loss)
+            print(f"pool-{k}", flush=True)
+
+
+def scan(model: assay.Model, rows: list[Row], wanted: list[tuple[list[Row], LinFiK]]) -> tuple[np.ndarray, np.ndarray]:
+    """LinFiK of rows for several sets of targets by one pass, as `assay.value` gives it for each, [rows, sets]; and losses."""
     from assay.compress.against import Against
     from assay.gradients.features import feature_tiles, layout_for
     from assay.index.build import PROBE
     from assay.methods.gradient.base import mean_gradient
 
-    model, method = load(folder), LinFiK()
-    pool, targets, _ = split(folder)
-    marked, trigger = poisoned(folder)
-
-    def scan(rows: list[Any], directions: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        train = assay.read(rows)
-        layout = layout_for(model, train, method.train_measurement(), PROBE)
-        tiles = list(feature_tiles(model, train, Against(psi=directions), method.train_measurement(), layout))
-        loss = np.concatenate([tile.statistics["value"].numpy() for tile in tiles])
-        return np.concatenate([tile.features.numpy() for tile in tiles]), loss
-
-    for name, rows, sets in (("pool", pool, [targets[name] for name in ORDER]), ("poison", marked, [trigger])):
-        missing = [k for k in range(0, len(rows), CHUNK) if not (work / f"{name}-{k}.npz").exists()]
-        psi = torch.zeros(0)
-        if missing:
-            psi = torch.cat([mean_gradient(model, assay.read(part), method).features for part in sets])
-        for k in missing:
-            values, loss = scan(rows[k : k + CHUNK], psi)
-            np.savez(work / f"{name}-{k}.npz", values=values, loss=loss)
-            print(f"{name}-{k}", flush=True)
+    psi = torch.cat([mean_gradient(model, assay.read(targets), method).features for targets, method in wanted])
+    train, loss = assay.read(rows), LinFiK().train_measurement()
+    tiles = list(feature_tiles(model, train, Against(psi=psi), loss, layout_for(model, train, loss, PROBE)))
+    values = np.concatenate([tile.features.numpy() for tile in tiles])
+    return values, np.concatenate([tile.statistics["value"].numpy() for tile in tiles])
 
 
 def clock(folder: Path, work: Path) -> None:
@@ -89,9 +97,9 @@ def clock(folder: Path, work: Path) -> None:
     print(found)
 
 
-def measured(work: Path, name: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values [rows, targets] and losses."""
-    parts = [np.load(work / f"{name}-{k}.npz") for k in range(0, rows, CHUNK)]
+def measured(work: Path, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values [rows, targets] and losses of the pool."""
+    parts = [np.load(work / f"pool-{k}.npz") for k in range(0, rows, CHUNK)]
     return tuple(np.concatenate([part[key] for part in parts]).astype(float) for key in ("values", "loss"))  # type: ignore[return-value]
 
 
@@ -120,7 +128,7 @@ def select(folder: Path, work: Path, seeds: range, minutes: float) -> None:
     """Fine-tune on each selection, and measure the loss of held-out rows of the target's domain; a line for each training."""
     until, model = time.perf_counter() + 60 * minutes, load(folder)
     pool, targets, held = split(folder)
-    values, loss = measured(work, "pool", len(pool))
+    values, loss = measured(work, len(pool))
     place = work / "trainings.jsonl"
     done = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
     known = {(line["target"], line["seed"], line["by"]) for line in done}

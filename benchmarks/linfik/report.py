@@ -8,10 +8,11 @@ import numpy as np
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
+import assay
 from assay.methods.student.distil import distil
 from benchmarks.common import save
-from benchmarks.linfik.__main__ import ORDER, RECIPE, SAMPLE, SHARE, measured
-from benchmarks.linfik.data import poisoned, split
+from benchmarks.linfik.__main__ import ORDER, PLANTED, RECIPE, SAMPLE, SHARE, measured
+from benchmarks.linfik.data import PLANTS, poisoned, split
 
 SIZES = (100, 300)
 SEEDS = 3
@@ -20,7 +21,7 @@ SEEDS = 3
 def report(folder: Path, work: Path) -> None:
     """From what `measure`, `clock` and `select` have left in the work folder."""
     pool, _, _ = split(folder)
-    values, _ = measured(work, "pool", len(pool))
+    values, _ = measured(work, len(pool))
     found: dict[str, Any] = {
         "pool": {"rows": len(pool), "domains": list(ORDER)},
         "known": known(pool, values),
@@ -29,8 +30,8 @@ def report(folder: Path, work: Path) -> None:
     }
     if (work / "clock.json").exists():
         found["clock"] = json.loads((work / "clock.json").read_text())
-    if (work / "poison-0.npz").exists():
-        found["poisoned"] = trigger(folder, work)
+    if planted := poison(folder, work):
+        found["poisoned"] = planted
     if chosen := selection(work):
         found["selection"] = chosen
     save("linfik", "python -m benchmarks.linfik measure, clock, select, report --data DIR --work WORK", found)
@@ -74,21 +75,37 @@ def unseen(pool: list[Any], values: np.ndarray) -> dict[str, Any]:
     return found
 
 
-def trigger(folder: Path, work: Path) -> dict[str, float]:
-    """ROC AUC of finding poisoned rows by their value for targets with the trigger; the scorer's on rows it was not fitted to."""
-    marked, _ = poisoned(folder)
-    bad = np.array([row["label"] for row in marked])
-    values = measured(work, "poison", len(marked))[0][:, 0]
-    texts = [row["text"] for row in marked]
-    found = {"rows": len(marked), "poisoned": int(bad.sum()), "linfik": float(roc_auc_score(bad, values))}
-    for m in (60, 120):
-        each = []
-        for seed in range(SEEDS):
-            order = np.random.default_rng(seed).permutation(len(marked))
-            sample, rest = order[:m], order[m:]
-            scorer, _ = distil([texts[i] for i in sample], values[sample], [None] * m)
-            each.append(float(roc_auc_score(bad[rest], scorer.predict([texts[i] for i in rest]).value)))
-        found[f"alinfik {m}"], found[f"least {m}"] = float(np.mean(each)), float(np.min(each))
+def poison(folder: Path, work: Path) -> dict[str, Any]:
+    """ROC AUC of finding poisoned rows by their value for targets with the same behaviour, mean and least over seeds; the scorer's on
+    rows it was not fitted to, from samples of two sizes.
+    """
+    found: dict[str, Any] = {}
+    for plant in PLANTS:
+        each: dict[str, list[float]] = {}
+        seeds = [seed for name, seed in PLANTED if name == plant and (work / f"poison-{name}-{seed}.npz").exists()]
+        for seed in seeds:
+            marked, targets = poisoned(folder, plant, seed)
+            bad, train = np.array([row["label"] for row in marked]), assay.read(marked)
+            values = np.load(work / f"poison-{plant}-{seed}.npz")["values"].astype(float).reshape(len(marked), -1)
+            linfik = {name: values[:, k] for k, name in enumerate(("linfik", "linfik, contrast")[: values.shape[1]])}
+            ways = {by: assay.value(None, train, targets, by).array for by in ("random", "bm25")} | linfik
+            for by, scores in ways.items():
+                each.setdefault(by, []).append(float(roc_auc_score(bad, scores)))
+            texts, order = list(train.texts), np.random.default_rng(seed).permutation(len(marked))
+            for m in (60, 120):
+                sample, rest = order[:m], order[m:]
+                scorer, _ = distil([texts[i] for i in sample], values[sample, -1], [None] * m)
+                said = scorer.predict([texts[i] for i in rest]).value
+                each.setdefault(f"scorer of {m} rows", []).append(float(roc_auc_score(bad[rest], said)))
+        if seeds:
+            means = {by: {"mean": float(np.mean(auc)), "least": min(auc)} for by, auc in each.items()}
+            found[plant] = {
+                "what": PLANTS[plant],
+                "seeds": seeds,
+                "rows": len(marked),
+                "poisoned": int(bad.sum()),
+                **means,
+            }
     return found
 
 
