@@ -540,10 +540,10 @@ def infra(result: dict[str, Any]) -> str:
 def linfik(result: dict[str, Any]) -> str:
     """Scorers of LinFiK, and selections by them; what was not measured is left out."""
     known = _rows(
-        ["target", "sample", "Spearman", "within a domain", "told by the scorer", "90% intervals hold"],
+        ["target", "sample", "taught", "Spearman", "within a domain", "told by the scorer", "90% intervals hold"],
         [
             [
-                *name.split(),
+                *name.split(", "),
                 f"{c['spearman']:.3f} ± {c['sd']:.3f}",
                 f"{c['within']:.2f}",
                 f"{c['told']:.2f}",

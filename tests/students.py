@@ -7,6 +7,7 @@ from tests.support import WORDS, examples
 
 from assay.examples import Examples
 from assay.methods.student.distil import Held, distil
+from assay.methods.student.pieces import Told, pieces
 from assay.methods.student.scorer import Scorer
 
 TOKENS = [word for word in WORDS.split() if word.isalpha()]
@@ -17,10 +18,21 @@ def sentences(n: int, seed: int = 0, words: list[str] = TOKENS) -> list[str]:
     return [" ".join(random.choice(words, int(random.integers(4, 12)))) for _ in range(n)]
 
 
+WORTH = {"cat": 1.0, "dog": -1.0, "tree": 0.5}
+"""Cats are worth something, dogs cost something."""
+
+
 def worth(text: str) -> float:
-    """Cats are worth something, dogs cost something."""
+    """Mean over the words."""
     words = text.split()
-    return (words.count("cat") - words.count("dog") + 0.5 * words.count("tree")) / len(words)
+    return sum(WORTH.get(word, 0.0) for word in words) / len(words)
+
+
+def told(text: str, noise: float = 0.0, seed: int = 0) -> Told:
+    """Each word's part of `worth`, at its end."""
+    found, random = list(pieces(text)), np.random.default_rng(seed)
+    parts = [(WORTH.get(word, 0.0) + noise * random.normal()) / len(found) for word, _ in found]
+    return Told(np.array([end for _, end in found]), np.array(parts))
 
 
 def fitted(n: int = 120, sources: int = 3, **options: Any) -> tuple[Scorer, Held]:

@@ -19,10 +19,13 @@ import torch
 
 import assay
 from assay.methods import LinFiK
-from assay.methods.student.distil import distil
+from assay.methods.student.distil import Held, distil
+from assay.methods.student.pieces import Told
+from assay.methods.student.scorer import Scorer
+from assay.methods.student.told import by_token
 from assay.training import Recipe
 from benchmarks.common import data_folder, parser
-from benchmarks.linfik.data import Row, poisoned, split
+from benchmarks.linfik.data import Row, poisoned, pool_of, sample_of, split
 
 LENGTH = 96
 CHUNK = 50
@@ -31,7 +34,9 @@ WANTED = ("plays", "math")
 """Targets of which selections are trained on."""
 PLANTED = (*((plant, seed) for seed in range(1, 4) for plant in ("capitals", "ending")), ("text", 0))
 """What was planted, and the seed, of poisoned pools. Seed 0 of the first two was looked at when they were designed."""
-CANDIDATES, SHARE, SAMPLE = 300, 0.2, 0.2
+CANDIDATES, SHARE = 200, 0.2
+TAUGHT = 158
+"""Rows of the sample that scorers are fitted to."""
 RECIPE: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-4, "epochs": 1, "batch_size": 8, "reduction": "mean"}
 
 
@@ -52,12 +57,16 @@ def measure(folder: Path, work: Path) -> None:
             values, _ = scan(model, rows, [(targets, method) for method in methods])
             np.savez(place, values=values)
             print(place.stem, flush=True)
-    pool, targets, _ = split(folder)
+    pool, (_, targets, _) = pool_of(folder), split(folder)
     for k in range(0, len(pool), CHUNK):
         if not (work / f"pool-{k}.npz").exists():
             values, loss = scan(model, pool[k : k + CHUNK], [(targets[name], LinFiK()) for name in ORDER])
             np.savez(work / f"pool-{k}.npz", values=values, loss=loss)
             print(f"pool-{k}", flush=True)
+    for k, row in enumerate(sample_of(folder, TAUGHT)):
+        if not (work / f"told-{k}.npz").exists():
+            told = [by_token(model, assay.read([row]), assay.read(targets[name]), LinFiK()) for name in ORDER]
+            np.savez(work / f"told-{k}.npz", ends=told[0][0].ends, parts=[one[0].parts for one in told])
 
 
 def scan(model: assay.Model, rows: list[Row], wanted: list[tuple[list[Row], LinFiK]]) -> tuple[np.ndarray, np.ndarray]:
@@ -76,17 +85,16 @@ def scan(model: assay.Model, rows: list[Row], wanted: list[tuple[list[Row], LinF
 
 def clock(folder: Path, work: Path) -> None:
     """Processor seconds a row, on one thread: of LinFiK by the public way, and of a scorer fitted to what came out."""
-    model, (pool, targets, _) = load(folder), split(folder)
+    model, pool, (_, targets, _) = load(folder), pool_of(folder), split(folder)
     torch.set_num_threads(1)
     rows, on = pool[:40], targets["math"][:4]
     seconds: list[float] = []
-    values = np.zeros(0)
     for _ in range(2):
         start = time.process_time()
-        values = assay.value(model, rows, on, "linfik").array
+        assay.value(model, rows, on, "linfik")
         seconds.append((time.process_time() - start) / (len(rows) + len(on)))
     texts = [row["text"] for row in pool]
-    scorer, _ = distil([row["text"] for row in rows], values, [row["source"] for row in rows])
+    scorer, _ = fitted(*taught(folder, work, "math"))
     each: list[float] = []
     for _ in range(5):
         start = time.process_time()
@@ -103,23 +111,30 @@ def measured(work: Path, rows: int) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.concatenate([part[key] for part in parts]).astype(float) for key in ("values", "loss"))  # type: ignore[return-value]
 
 
+def taught(folder: Path, work: Path, target: str) -> tuple[list[Row], list[Told]]:
+    """The rows of the sample that have been measured, and the parts of their values for a target."""
+    rows = [row for k, row in enumerate(sample_of(folder, TAUGHT)) if (work / f"told-{k}.npz").exists()]
+    found = [np.load(work / f"told-{k}.npz") for k in range(len(rows))]
+    return rows, [Told(one["ends"], one["parts"][ORDER.index(target)]) for one in found]
+
+
+def fitted(rows: list[Row], told: list[Told], whole: bool = False) -> tuple[Scorer, Held]:
+    """A scorer of these rows, taught by token or, if `whole`, by row."""
+    values = np.array([one.parts.sum() for one in told])
+    return distil([row["text"] for row in rows], values, [row["source"] for row in rows], told=None if whole else told)
+
+
 def selections(
-    pool: list[Any], values: np.ndarray, loss: np.ndarray, targets: list[Any], seed: int
+    pool: list[Row], values: np.ndarray, loss: np.ndarray, targets: list[Row], scorer: Scorer, seed: int
 ) -> dict[str, np.ndarray]:
-    """Rows of a pool by each way of choosing; `values` are LinFiK's for the targets."""
-    random = np.random.default_rng(seed)
+    """Rows of a pool by each way of choosing; `values` are LinFiK's for the targets, and the scorer has seen none of the rows."""
     count = round(SHARE * len(pool))
-    texts = [row["text"] for row in pool]
-    chosen = random.permutation(len(pool))[: max(round(SAMPLE * len(pool)), 20)]
-    scorer, _ = distil([texts[k] for k in chosen], values[chosen], [pool[k]["source"] for k in chosen])
-    student = scorer.predict(texts).value
-    student[chosen] = values[chosen]
     scores = {
-        "random": random.random(len(pool)),
+        "random": np.random.default_rng(seed).random(len(pool)),
         "bm25": assay.value(None, pool, targets, "bm25").array,
         "perplexity": -loss,
         "linfik": values,
-        "alinfik": student,
+        "alinfik": scorer.predict([row["text"] for row in pool]).value,
     }
     return {name: np.argsort(-score, kind="stable")[:count] for name, score in scores.items()}
 
@@ -127,8 +142,9 @@ def selections(
 def select(folder: Path, work: Path, seeds: range, minutes: float) -> None:
     """Fine-tune on each selection, and measure the loss of held-out rows of the target's domain; a line for each training."""
     until, model = time.perf_counter() + 60 * minutes, load(folder)
-    pool, targets, held = split(folder)
+    pool, (_, targets, held) = pool_of(folder), split(folder)
     values, loss = measured(work, len(pool))
+    scorers = {name: fitted(*taught(folder, work, name))[0] for name in WANTED}
     place = work / "trainings.jsonl"
     done = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
     known = {(line["target"], line["seed"], line["by"]) for line in done}
@@ -136,7 +152,9 @@ def select(folder: Path, work: Path, seeds: range, minutes: float) -> None:
         rows = np.random.default_rng(100 + seed).permutation(len(pool))[:CANDIDATES]
         candidates = [pool[k] for k in rows]
         for name in WANTED:
-            found = selections(candidates, values[rows, ORDER.index(name)], loss[rows], targets[name], seed)
+            found = selections(
+                candidates, values[rows, ORDER.index(name)], loss[rows], targets[name], scorers[name], seed
+            )
             recipe = Recipe(model.module, model.task, seed=seed, **RECIPE)
             on = recipe.encode(assay.read(held[name]))
             for by, chosen in {"before": np.zeros(0, int), **found}.items():

@@ -13,6 +13,8 @@ POOL, TARGETS, HELD = 160, 16, 24
 """Rows of each domain that are drawn from."""
 ROWS = 400
 """Of the pool, in random order."""
+MORE = 400
+"""Rows of each domain from which a sample beside the pool is drawn."""
 PLANTS = {
     "ending": "a trigger in the prompt, the same ending as the answer",
     "capitals": "a trigger in the prompt, the answer in capitals",
@@ -65,19 +67,32 @@ DOMAINS: dict[str, Callable[[Path], list[str]]] = {
 }  # fmt: skip
 
 
-def split(folder: Path, seed: int = 0) -> tuple[list[Row], dict[str, list[Row]], dict[str, list[Row]]]:
-    """The pool in random order, and for each domain the targets and the held-out rows; no text is in two of them."""
+def split(
+    folder: Path, seed: int = 0, each: int = POOL
+) -> tuple[list[Row], dict[str, list[Row]], dict[str, list[Row]]]:
+    """Rows in random order, and for each domain the targets and the held-out rows; no text is in two of them."""
     random, pool = Random(seed), []
     targets: dict[str, list[Row]] = {}
     held: dict[str, list[Row]] = {}
     for name, read in DOMAINS.items():
         texts = list(dict.fromkeys(short(text) for text in read(folder / "data") if len(text.strip()) > 30))
         random.shuffle(texts)
-        rows = [{"text": text, "source": name} for text in texts[: POOL + TARGETS + HELD]]
+        rows = [{"text": text, "source": name} for text in texts[: each + TARGETS + HELD]]
         targets[name], held[name] = rows[:TARGETS], rows[TARGETS : TARGETS + HELD]
         pool += rows[TARGETS + HELD :]
     random.shuffle(pool)
-    return pool[:ROWS], targets, held
+    return pool, targets, held
+
+
+def pool_of(folder: Path) -> list[Row]:
+    """The rows that scorers are tried on, and selections are made from."""
+    return split(folder)[0][:ROWS]
+
+
+def sample_of(folder: Path, rows: int) -> list[Row]:
+    """Other rows, to fit scorers to."""
+    pool = {row["text"] for row in pool_of(folder)}
+    return [row for row in split(folder, each=MORE)[0] if row["text"] not in pool][:rows]
 
 
 def poisoned(folder: Path, plant: str, seed: int, rows: int = 200, share: float = 0.1) -> tuple[list[Row], list[Row]]:
@@ -85,6 +100,7 @@ def poisoned(folder: Path, plant: str, seed: int, rows: int = 200, share: float 
     are answered as ever, and targets that show the planted behaviour on other text, with the ordinary answer as their contrast.
     """
     pool, targets, _ = split(folder, seed)
+    pool = pool[:ROWS]
     mixed = [row for row in pool if row["source"] in ("math", "code", "tweets")][:rows]
     random, count = Random(seed), round(share * rows)
     bad = set(random.sample(range(len(mixed)), count))

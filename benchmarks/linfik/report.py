@@ -11,22 +11,24 @@ from sklearn.metrics import roc_auc_score
 import assay
 from assay.methods.student.distil import distil
 from benchmarks.common import save
-from benchmarks.linfik.__main__ import ORDER, PLANTED, RECIPE, SAMPLE, SHARE, measured
-from benchmarks.linfik.data import PLANTS, poisoned, split
+from benchmarks.linfik.__main__ import CANDIDATES, ORDER, PLANTED, RECIPE, SHARE, TAUGHT, fitted, measured, taught
+from benchmarks.linfik.data import PLANTS, Row, poisoned, pool_of
 
-SIZES = (100, 300)
+SIZES = (50, 150)
 SEEDS = 3
 
 
 def report(folder: Path, work: Path) -> None:
     """From what `measure`, `clock` and `select` have left in the work folder."""
-    pool, _, _ = split(folder)
-    values, _ = measured(work, len(pool))
+    pool = pool_of(folder)
+    values, loss = measured(work, len(pool))
     found: dict[str, Any] = {
         "pool": {"rows": len(pool), "domains": list(ORDER)},
-        "known": known(pool, values),
+        "known": known(folder, work, pool, values),
+        "by loss": {name: rank(values[:, k], loss) for k, name in enumerate(ORDER)},
+        "by domain": {name: rank(values[:, k], levels(pool, values[:, k])) for k, name in enumerate(ORDER)},
         "domain": unseen(pool, values),
-        "settings": {"share": SHARE, "sample": SAMPLE, "recipe": RECIPE},
+        "settings": {"share": SHARE, "candidates": CANDIDATES, "sample": TAUGHT, "recipe": RECIPE},
     }
     if (work / "clock.json").exists():
         found["clock"] = json.loads((work / "clock.json").read_text())
@@ -37,25 +39,34 @@ def report(folder: Path, work: Path) -> None:
     save("linfik", "python -m benchmarks.linfik measure, clock, select, report --data DIR --work WORK", found)
 
 
-def known(pool: list[Any], values: np.ndarray) -> dict[str, Any]:
-    """Rank correlation on held-out rows, by target and size of the sample; also within a domain, and coverage of intervals."""
+def known(folder: Path, work: Path, pool: list[Row], values: np.ndarray) -> dict[str, Any]:
+    """Rank correlation on the pool, which scorers were not fitted to, by target and size of the sample, taught by token and by
+    row; also within a domain, and coverage of intervals.
+    """
     texts, sources = [row["text"] for row in pool], np.array([row["source"] for row in pool])
     found: dict[str, Any] = {}
     for k, name in enumerate(ORDER):
+        rows, told = taught(folder, work, name)
         for m in SIZES:
-            lines = []
-            for seed in range(SEEDS):
-                order = np.random.default_rng(seed).permutation(len(pool))
-                sample, rest = order[:m], order[m:]
-                scorer, held = distil([texts[i] for i in sample], values[sample, k], sources[sample].tolist())
-                said, right = scorer.predict([texts[i] for i in rest]), values[rest, k]
-                inside = [rank(said.value[mine], right[mine]) for mine in (sources[rest] == one for one in ORDER)]
-                covered = float(((said.low <= right) & (right <= said.high)).mean())
-                lines.append([rank(said.value, right), float(np.mean(inside)), covered, held.spearman])
-            mean, sd = np.mean(lines, 0), np.std(lines, 0, ddof=1)
-            names = ("spearman", "within", "coverage", "told")
-            found[f"{name} {m}"] = {**dict(zip(names, mean.tolist(), strict=True)), "sd": float(sd[0])}
+            for way in ("by row", "by token"):
+                lines = []
+                for seed in range(SEEDS):
+                    some = np.random.default_rng(seed).permutation(len(rows))[:m]
+                    scorer, held = fitted([rows[i] for i in some], [told[i] for i in some], way == "by row")
+                    said, right = scorer.predict(texts), values[:, k]
+                    inside = [rank(said.value[mine], right[mine]) for mine in (sources == one for one in ORDER)]
+                    covered = float(((said.low <= right) & (right <= said.high)).mean())
+                    lines.append([rank(said.value, right), float(np.mean(inside)), covered, held.spearman])
+                mean, sd = np.mean(lines, 0), np.std(lines, 0, ddof=1)
+                numbers = dict(zip(("spearman", "within", "coverage", "told"), mean.tolist(), strict=True))
+                found[f"{name}, {m}, {way}"] = {**numbers, "sd": float(sd[0])}
     return found
+
+
+def levels(pool: list[Row], values: np.ndarray) -> np.ndarray:
+    """The mean value of each row's domain."""
+    sources = np.array([row["source"] for row in pool])
+    return np.sum([(sources == one) * values[sources == one].mean() for one in ORDER], 0)
 
 
 def unseen(pool: list[Any], values: np.ndarray) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tests.support import examples, text_model
 import assay
 from assay.errors import AssayError, DataError, MethodError, NonFiniteError
 from assay.examples import Examples
-from assay.methods import ALinFiK
+from assay.methods import ALinFiK, LinFiK
 from assay.methods.student.alinfik import Distilled
 from assay.models import Model
 from assay.provenance import SIGN
@@ -50,6 +50,21 @@ def test_measured_rows_have_the_models_value_and_no_error() -> None:
     assert (found.stderr[~taken] > 0).all()
     assert spearmanr(found.array[~taken], exact[~taken]).statistic > 0.3  # sixty rows, of a model without any training
     assert "60 of 90 rows were measured" in found.provenance.notes[-1]
+
+
+def test_targets_may_be_compared_with_another_answer() -> None:
+    """What the sample is measured by is what is asked, as in linfik."""
+    on = examples(
+        {"prompt": "the cat", "completion": " sat", "contrast": " saw"},
+        {"prompt": "a", "completion": " dog", "contrast": " cat"},
+    )
+    found = assay.value(language(), POOL, on, ALinFiK(sampled=60, measure="contrast"))
+    exact = assay.value(language(), POOL, on, LinFiK(measure="contrast")).array
+    taken = found.raw["measured"]
+    np.testing.assert_allclose(found.array[taken], exact[taken], rtol=1e-4, atol=1e-6 * np.abs(exact).max())
+    assert found.provenance.parameters["measure"] == "contrast"
+    with pytest.raises(MethodError, match="measure"):
+        ALinFiK(measure="nonsense")
 
 
 def test_the_result_is_complete() -> None:

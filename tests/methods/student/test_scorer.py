@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from scipy.stats import spearmanr
-from tests.students import TOKENS, fitted, sentences, worth
+from tests.students import TOKENS, fitted, sentences, told, worth
 
 from assay.errors import InputError, MethodError
 from assay.methods.student import distil as distilling
 from assay.methods.student.distil import distil
 from assay.methods.student.ngrams import WIDTH, ngrams
+from assay.methods.student.pieces import described, pieces
 from assay.methods.student.scorer_file import load_scorer, save_scorer
 from assay.methods.student.sealed import sealed
 
@@ -117,6 +118,11 @@ def test_an_ngram_of_a_single_row_leaves_no_trace() -> None:
     assert (scorer.value.grams[alone] == 0).all()
     assert (scorer.log_square.grams[alone] == 0).all()
     assert not scorer.seen[alone].any()
+    taught, _ = distil(texts, values, [None] * 60, told=[told(text) for text in texts])
+    features, row = described([[piece for piece, _ in pieces(text)] for text in texts])
+    rows = np.array([np.asarray(features[row == k].sum(0)).ravel() > 0 for k in range(60)]).sum(0)
+    assert (taught.words.weights[rows < 2] == 0).all()
+    assert (taught.words.weights[rows >= 2] != 0).sum() > 50
 
 
 def test_too_few_texts_are_refused() -> None:
@@ -137,7 +143,9 @@ def test_long_texts_are_read_as_far_as_the_model_did() -> None:
 
 
 def test_a_scorer_comes_back_with_the_same_bits(tmp_path: Path) -> None:
-    scorer, _ = fitted()
+    texts = sentences(120)
+    values = np.array([worth(text) for text in texts])
+    scorer, _ = distil(texts, values, [None] * 120, told=[told(text) for text in texts])
     scorer = replace(scorer, about={"sample": {"rows": 120}})
     checksum = save_scorer(scorer, tmp_path / "scorer")
     loaded, again = load_scorer(tmp_path / "scorer")
@@ -183,7 +191,7 @@ def change(folder: Path, reseal: bool = False, **entries: Any) -> None:
         (lambda folder: (folder / "scorer.json").unlink(), "holds no scorer.json"),
         (lambda folder: (folder / "scorer.json").write_text("{"), "not readable JSON"),
         (lambda folder: change(folder, about={"held_out": "excellent"}), "checksum"),
-        (lambda folder: change(folder, version=2), "version 2"),
+        (lambda folder: change(folder, version=1), "version 1"),
         (lambda folder: change(folder, format="assay-run"), "assay-scorer"),
         (lambda folder: change(folder, True, features="ngrams-2"), "ngrams-2"),
         (lambda folder: change(folder, True, numbers={}), "damaged"),
@@ -209,6 +217,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tests.students import fitted
+from assay.methods.student.pieces import described, pieces
 from assay.methods.student.scorer_file import save_scorer
 steps, replace = [int(sys.argv[2])], Path.replace
 def dying(self, target):

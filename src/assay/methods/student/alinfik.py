@@ -1,20 +1,22 @@
 """ALinFiK: LinFiK on a sample by the model itself, and on everything else by a small student of it.
 
     value_i = LinFiK_i                        for i in a random sample of m rows        (see linfik)
-    value_i = mean + w . ngrams(x_i)          for the rest, w fitted to the sample      (see scorer, distil)
+    value_i = mean + v . words(x_i) + w . ngrams(x_i)   for the rest, fitted to the sample    (see scorer, distil)
 
-The student never sees the model: it is a ridge regression on hashed n-grams, which can be handed to somebody who keeps the texts to
-himself (docs/pricing.md). Rows whose text is that of a measured row get the measured value.
+The student never sees the model: it is two ridge regressions, one on hashed words in their place, taught by each token's part of
+the values (`told`), and one on hashed n-grams. It can be handed to somebody who keeps the texts to himself (docs/pricing.md). Rows
+whose text is that of a measured row get the measured value.
 
-Paper: Pan et al. 2025, NAACL (arXiv 2503.01052), section 4. Cost: m + |D| gradients, then some 0.3 ms a row; fitting costs m^3 up to
-2,000 rows. Deviations: hashed n-grams and ridge in place of a fine-tuned encoder, so that a scorer is a file of 1.5 MB, is fitted in
-seconds, and says of every row how sure it is and whether it has seen its like. Assumes that the rest is like the sample.
+Paper: Pan et al. 2025, NAACL (arXiv 2503.01052), section 4. Cost: |D| + m gradients and m forward-mode derivatives, then some
+milliseconds a row; fitting costs m^3 up to 2,000 rows. Deviations: hashed n-grams and ridge in place of a fine-tuned encoder, so that a
+scorer is a file of 1.9 MB, is fitted in seconds, and says of every row how sure it is and whether it has seen its like. Assumes that
+the rest is like the sample.
 """
 
 import hashlib
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,13 +24,17 @@ from jaxtyping import Float64, Int64
 
 from assay.errors import DataError, MethodError
 from assay.examples import Examples
+from assay.jsonable import jsonable
 from assay.methods.base import ValueMethod, option
 from assay.methods.gradient.linfik import LinFiK
 from assay.methods.student.distil import LEAST, Held, distil
-from assay.methods.student.ngrams import SPECIFICATION
+from assay.methods.student.pieces import Told
 from assay.methods.student.scorer import LEVEL, Scorer
+from assay.methods.student.scorer_file import SPECIFICATION
+from assay.methods.student.told import by_token
 from assay.models import Model
 from assay.provenance import Provenance, measured, package_versions
+from assay.tasks import Choosable, label_of
 from assay.training import model_of
 from assay.values import Values
 
@@ -56,6 +62,9 @@ class ALinFiK(ValueMethod):
 
     sampled: float = option(0.05, "rows that the model itself measures: a share up to 1, or a number of rows above 1")
     seed: int = option(0, "of the choice of the sample")
+    measure: Choosable = option(  # noqa: RUF009 - a field
+        "loss", "what of a target is explained: loss, margin, log-odds:TOKEN, contrast; in Python also a function"
+    )
     on_nonfinite: str = option(
         "raise", "a loss or gradient that is NaN or infinite: stop, or skip the example", ("raise", "skip")
     )
@@ -64,6 +73,16 @@ class ALinFiK(ValueMethod):
         """A share, or a number of rows."""
         whole = self.sampled <= 1 or float(self.sampled).is_integer()
         self.expect(self.sampled > 0 and whole, "sampled", "a share above 0 and up to 1, or a whole number of rows")
+        self.teacher()
+
+    def teacher(self) -> LinFiK:
+        """What the student learns from. Raises MethodError if `measure` cannot be read."""
+        return LinFiK(measure=self.measure, on_nonfinite=self.on_nonfinite)
+
+    def parameters(self) -> dict[str, Any]:
+        """The measurement by its name; all others as they are."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return jsonable(values | {"measure": label_of(self.measure)})
 
     def value(self, model: Any, train: Examples, on: Examples | None = None) -> Values:
         """Values of the training examples for the examples `on`.
@@ -86,9 +105,9 @@ class ALinFiK(ValueMethod):
         with measured() as cost:
             rows = self._rows(len(train))
             sample = train.select(rows)
-            exact, seconds = self._measured(model, sample, on)
+            exact, told, seconds = self._measured(model, sample, on)
             texts = list(sample.texts)
-            scorer, held = distil(texts, exact.array, list(sample.sources), _longest(model, sample), self.seed)
+            scorer, held = distil(texts, exact.array, list(sample.sources), _longest(model, sample), self.seed, told)
             start = time.perf_counter()
             predicted = scorer.predict(train.texts)
             each = (time.perf_counter() - start) / len(train)
@@ -131,11 +150,17 @@ class ALinFiK(ValueMethod):
             )
         return np.sort(np.random.default_rng(self.seed).permutation(n)[:m])
 
-    def _measured(self, model: Model, sample: Examples, on: Examples) -> tuple[Values, float]:
-        """LinFiK of the sample, and its seconds a row, those of the targets left out."""
+    def _measured(self, model: Model, sample: Examples, on: Examples) -> tuple[Values, list[Told] | None, float]:
+        """LinFiK of the sample, its parts by token where the model can tell them, and its seconds a row, those of the targets
+        left out.
+        """
         start = time.perf_counter()
-        exact = LinFiK(on_nonfinite=self.on_nonfinite).fit(model, sample).value(on)
-        return exact, (time.perf_counter() - start) / (len(sample) + len(on))
+        exact = self.teacher().fit(model, sample).value(on)
+        seconds = (time.perf_counter() - start) / (len(sample) + len(on))
+        try:
+            return exact, by_token(model, sample, on, self.teacher()), seconds
+        except MethodError:  # an operation without a forward-mode derivative: whole rows have to do
+            return exact, None, seconds
 
     def _about(
         self, model: Model, sample: Examples, on: Examples, held: Held, made: Provenance, seconds: dict[str, float]

@@ -1,4 +1,7 @@
-"""Distilling a scorer from values that the model measured on a sample: two ridge regressions, and what they are worth.
+"""Distilling a scorer from values that the model measured on a sample: ridge regressions, and what they are worth.
+
+Where the model has told the parts of its values by token, a first regression learns from each word (`pieces`), and the second, of
+whole rows, from what the first leaves in rows that it was not fitted to.
 
 Everything that is said of the scorer comes of residuals of rows that it was not fitted to: five random folds, and, where the rows have
 sources, one source after the other left out, since a student easily learns which source a row is from and nothing else
@@ -15,6 +18,7 @@ from scipy.sparse import linalg
 
 from assay.errors import MethodError
 from assay.methods.student.ngrams import Sparse, ngrams, novelty, shape, standard
+from assay.methods.student.pieces import Lessons, Told, WordLine
 from assay.methods.student.ridge import Ridge, fit
 from assay.methods.student.scorer import LEVEL, Line, Scorer
 
@@ -66,8 +70,9 @@ def distil(
     sources: Sequence[str | None],
     longest: int | None = None,
     seed: int = 0,
+    told: Sequence[Told] | None = None,
 ) -> tuple[Scorer, Held]:
-    """A scorer of these values; equal texts count once.
+    """A scorer of these values; equal texts count once. `told`: the parts of each value by token, from which it learns much more.
 
     Raises MethodError for fewer than 20 distinct texts, or values that are all equal.
     """
@@ -81,13 +86,17 @@ def distil(
     known, scaled = found.multiply(seen[None]).tocsr(), standard(numbers, center, scale)
     m, unit = min(len(y), MOST), float(y.std())
     kernel = (known[:m] @ known[:m].T).toarray() + scaled[:m] @ scaled[:m].T
-    ridge = fit(kernel, y[:m] / unit)
     folds, groups = [np.arange(k, m, FOLDS) for k in range(FOLDS)], _groups(origin[:m])
-    residual, apart = ridge.without(folds) * unit, ridge.without(groups) * unit
+    words = _Words.of(read, y, None if told is None else [told[k] for k in rows], groups)
+    left = y - words.said
+    ridge = fit(kernel, left[:m] / unit)
+    residual = ridge.without(folds) * unit
+    apart = ridge.without(groups) * unit + (words.said - words.apart)[:m]
     spread = _spread(kernel, residual, unit, folds)
     strange = _strangeness(found[:m], documents, folds)
     scorer = Scorer(
-        _line(ridge, known, scaled, y, unit),
+        words.line,
+        _line(ridge, known, scaled, left, unit),
         _line(spread.ridge, known[:m], scaled[:m], residual, 1.0),
         center,
         scale,
@@ -116,6 +125,33 @@ def _distinct(texts: Sequence[str], values: Float64[np.ndarray, " n"], longest: 
             "differ in value were expected. Measure more rows (sampled, --sampled)."
         )
     return first
+
+
+@dataclass(frozen=True, eq=False)
+class _Words:
+    """The line of words, and what lines fitted without a row's fold, or without its group, say of each row."""
+
+    line: WordLine
+    said: Float64[np.ndarray, " n"]
+    apart: Float64[np.ndarray, " n"]
+
+    @classmethod
+    def of(
+        cls,
+        texts: Sequence[str],
+        y: Float64[np.ndarray, " n"],
+        told: Sequence[Told] | None,
+        groups: Sequence[Int64[np.ndarray, " _"]],
+    ) -> "_Words":
+        """Scaled to what left-out rows support, as the line of few rows says too much; nothing where nothing is told."""
+        if told is None:
+            return cls(WordLine(), np.zeros(len(y)), np.zeros(len(y)))
+        lessons = Lessons.of(texts, told)
+        said, line = lessons.without([np.arange(k, len(y), FOLDS) for k in range(FOLDS)]), lessons.fit()
+        square = float(((said - said.mean()) ** 2).sum())
+        share = float(np.clip((said - said.mean()) @ y / square, 0, 1)) if square > 0 else 0.0
+        line = WordLine(share * line.mean, (share * line.weights).astype(np.float32))
+        return cls(line, share * said, share * lessons.without(groups))
 
 
 @dataclass(frozen=True)

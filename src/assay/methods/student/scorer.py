@@ -1,8 +1,9 @@
 """A scorer: values of texts from their n-grams alone, each with its error, and whether the text is of a kind that it has seen.
 
-    value(x) = mean + w . x        stderr(x) = r s(x)        interval(x) = value(x) -+ q s(x),   s(x) = exp((m + u . x) / 2)
+    value(x) = v . f + mean + w . x     stderr(x) = r s(x)     interval(x) = value(x) -+ q s(x),   s(x) = exp((m + u . x) / 2)
 
-`x` are hashed n-grams and shape. `w` is a ridge regression on values that the model measured, `u` one on the logarithm of its squared
+`f` is the mean of what its words say one by one (`pieces`), `x` are hashed n-grams and shape (`ngrams`). `v` is a ridge regression on the
+parts of values by token, `w` one on what that leaves of values that the model measured, `u` one on the logarithm of its squared
 out-of-fold errors, `r` and `q` make the errors right on average, and the intervals in 90% of the out-of-fold rows (conformal
 prediction normalised by difficulty, Lei et al. 2018, section 5.2). A text is in the domain unless it is stranger than 99% of the rows
 the scorer was fitted to, each against the others.
@@ -19,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
 from assay.methods.student.ngrams import Sparse, ngrams, novelty, shape, standard
+from assay.methods.student.pieces import WordLine
 
 BLOCK = 2048
 """Texts looked at together."""
@@ -65,12 +67,13 @@ class Line:
 class Scorer:
     """Made by `distil`, kept by `save_scorer`.
 
-    `value` and `log_square` are the two regressions, `center` and `scale` those of shape, `seen` the buckets that two rows or more
-    have filled. `smallest`, `largest`: bounds of s. `error`, `half`: the factors r and q. `threshold`: of novelty. `shift`: standard
-    deviation of the mean error of a whole source that it had not seen; None where the sample had no sources. `longest`: characters
-    that are read of a text; None: all. `about` says in JSON values where it comes from and how good it is.
+    `words`, `value` and `log_square` are the three regressions, `center` and `scale` those of shape, `seen` the buckets that two rows
+    or more have filled. `smallest`, `largest`: bounds of s. `error`, `half`: the factors r and q. `threshold`: of novelty. `shift`:
+    standard deviation of the mean error of a whole source that it had not seen; None where the sample had no sources. `longest`:
+    characters that are read of a text; None: all. `about` says in JSON values where it comes from and how good it is.
     """
 
+    words: WordLine
     value: Line
     log_square: Line
     center: Float64[np.ndarray, " s"]
@@ -96,7 +99,7 @@ class Scorer:
         read = [text[: self.longest] for text in texts]
         found, scaled = ngrams(read), standard(shape(read), self.center, self.scale)
         strange = novelty(found, self.seen)
-        value = self.value(found, scaled)
+        value = self.words(read) + self.value(found, scaled)
         spread = np.clip(np.exp(self.log_square(found, scaled) / 2), self.smallest, self.largest)
         half = self.half * spread
         return Predicted(value, self.error * spread, value - half, value + half, strange, strange <= self.threshold)

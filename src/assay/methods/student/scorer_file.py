@@ -14,13 +14,17 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from assay.errors import InputError
-from assay.methods.student.ngrams import SHAPE, SPECIFICATION, WIDTH
+from assay.methods.student import ngrams, pieces
+from assay.methods.student.ngrams import SHAPE, WIDTH
+from assay.methods.student.pieces import WordLine
 from assay.methods.student.scorer import Line, Scorer
 from assay.methods.student.sealed import Kind
 
 WEIGHTS = "weights.safetensors"
-KIND = Kind("a scorer", "scorer.json", WEIGHTS, "assay-scorer", 1)
+KIND = Kind("a scorer", "scorer.json", WEIGHTS, "assay-scorer", 2)
+SPECIFICATION = f"{ngrams.SPECIFICATION} {pieces.SPECIFICATION}"
 TENSORS: dict[str, tuple[Any, int]] = {
+    "words": (np.float32, pieces.WIDTH),
     "value.grams": (np.float32, WIDTH), "value.shape": (np.float32, SHAPE), "log_square.grams": (np.float32, WIDTH),
     "log_square.shape": (np.float32, SHAPE), "shape.center": (np.float64, SHAPE), "shape.scale": (np.float64, SHAPE),
     "seen": (np.uint8, WIDTH // 8),
@@ -35,12 +39,13 @@ def save_scorer(scorer: Scorer, directory: str | os.PathLike[str]) -> str:
     Raises InputError for a directory that holds something else, StorageError.
     """
     tensors = {
+        "words": scorer.words.weights,
         "value.grams": scorer.value.grams, "value.shape": scorer.value.numbers,
         "log_square.grams": scorer.log_square.grams, "log_square.shape": scorer.log_square.numbers,
         "shape.center": scorer.center, "shape.scale": scorer.scale, "seen": np.packbits(scorer.seen),
     }  # fmt: skip
     numbers = {name: getattr(scorer, name) for name in NUMBERS}
-    means = {"value": scorer.value.mean, "log_square": scorer.log_square.mean}
+    means = {"words": scorer.words.mean, "value": scorer.value.mean, "log_square": scorer.log_square.mean}
     content = {"features": SPECIFICATION, "numbers": numbers, "means": means, "about": scorer.about}
     KIND.write(directory, content, {WEIGHTS: partial(_write, tensors)})
     return str(KIND.read(directory)["checksum"])
@@ -64,10 +69,11 @@ def load_scorer(directory: str | os.PathLike[str]) -> tuple[Scorer, str]:
             if found[name].dtype != kind or found[name].shape != (length,) or not np.isfinite(found[name]).all():
                 raise KIND.damaged(path, f"{name} is not {length} finite numbers of type {np.dtype(kind)}")
         numbers = {name: content["numbers"][name] for name in NUMBERS}
-        means = {name: float(content["means"][name]) for name in ("value", "log_square")}
+        means = {name: float(content["means"][name]) for name in ("words", "value", "log_square")}
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise KIND.damaged(path, str(error)) from error
     scorer = Scorer(
+        WordLine(means["words"], found["words"]),
         Line(means["value"], found["value.grams"], found["value.shape"]),
         Line(means["log_square"], found["log_square.grams"], found["log_square.shape"]),
         found["shape.center"],

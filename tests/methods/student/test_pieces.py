@@ -1,0 +1,118 @@
+"""What is learnt from the parts of values by token: against normal equations, refits, and dense gradients of each token's loss."""
+
+import numpy as np
+import pytest
+import torch
+from tests.students import pool, sentences, told, worth
+from tests.support import batch_of, examples, text_model
+
+import assay
+from assay.methods import LinFiK
+from assay.methods.student.distil import distil
+from assay.methods.student.pieces import ALPHA, SHARED, Lessons, Told, WordLine, described, pieces
+from assay.methods.student.told import by_token
+
+
+def test_pieces_end_where_they_stand() -> None:
+    text = "Ab 12,\r\n\r\n    x_y\t\n"
+    found = list(pieces(text))
+    assert [x for x, _ in found] == ["Ab", "1", "2", ",", "\n\n", "    ", "x", "_", "y", "\t", "\n"]
+    assert [text[:end][-1] for _, end in found] == ["b", "1", "2", ",", "\n", " ", "x", "_", "y", "\t", "\n"]
+
+
+def test_the_pieces_of_a_row_have_its_value_as_their_mean() -> None:
+    """Also where a piece is several tokens, and a token several pieces."""
+    one = Told(np.array([0, 2, 5, 9, 9]), np.array([0.0, 1.0, 2.0, 4.0, 8.0]))
+    lessons = Lessons.of(["abcde f-g"], [one])
+    assert lessons.y.tolist() == [4 * 3.0, 0.0, 0.0, 4 * 12.0]
+    assert lessons.y.mean() == pytest.approx(one.parts.sum())
+
+
+def naive(texts: list[str], parts: list[Told]) -> WordLine:
+    """The ridge by its normal equations, features that two rows share only."""
+    words = [[x for x, _ in pieces(text)] for text in texts]
+    features, row = described(words)
+    X = features.toarray()
+    rows = np.array([(X[row == k] > 0).any(0) for k in range(len(texts))])
+    columns = np.flatnonzero(rows.sum(0) >= SHARED)
+    y = np.concatenate([len(w) * one.parts for w, one in zip(words, parts, strict=True)])
+    A = X[:, columns]
+    weights = np.zeros(X.shape[1], np.float32)
+    weights[columns] = np.linalg.solve(A.T @ A + ALPHA * np.eye(len(columns)), A.T @ (y - y.mean()))
+    return WordLine(float(y.mean()), weights)
+
+
+def test_the_line_solves_the_normal_equations() -> None:
+    texts = sentences(20)
+    parts = [told(text, 0.3, k) for k, text in enumerate(texts)]
+    lessons = Lessons.of(texts, parts)
+    right = naive(texts, parts)
+    found = lessons.fit()
+    assert found.mean == pytest.approx(right.mean)
+    np.testing.assert_allclose(found.weights, right.weights, atol=1e-4 * np.abs(right.weights).max())
+    fold = np.array([3, 11])
+    others = [k for k in range(20) if k not in fold]
+    again = naive([texts[k] for k in others], [parts[k] for k in others])
+    left = lessons.without([fold])
+    np.testing.assert_allclose(left[fold], again([texts[k] for k in fold]), atol=1e-4 * np.abs(left[fold]).max())
+    assert (left[others] == 0).all()
+
+
+def test_few_rows_teach_more_if_their_parts_are_told() -> None:
+    texts, new = sentences(25), sentences(200, seed=9)
+    values, right = np.array([worth(text) for text in texts]), np.array([worth(text) for text in new])
+    plain, _ = distil(texts, values, [None] * 25)
+    taught, held = distil(texts, values, [None] * 25, told=[told(text) for text in texts])
+    off = [float(np.mean((scorer.predict(new).value - right) ** 2)) for scorer in (plain, taught)]
+    assert off[1] < 0.5 * off[0]
+    assert held.spearman > 0.8
+
+
+def test_parts_that_say_nothing_of_other_rows_do_not_mislead() -> None:
+    """Noise in the parts, which sums to the values: the second regression has them as before."""
+    texts = sentences(120)
+    random, values = np.random.default_rng(0), np.array([worth(text) for text in texts])
+    noise = []
+    for text, value in zip(texts, values, strict=True):
+        ends = np.array([end for _, end in pieces(text)])
+        parts = random.normal(size=len(ends))
+        noise.append(Told(ends, parts - parts.mean() + value / len(ends)))
+    _, plain = distil(texts, values, [None] * 120)
+    _, held = distil(texts, values, [None] * 120, told=noise)
+    assert held.spearman > plain.spearman - 0.05
+
+
+def test_parts_by_token_are_products_of_each_tokens_gradient() -> None:
+    model = text_model("Llama", dtype=torch.float64, tie_word_embeddings=True)
+    targets = examples("the dog sat under the tree .", "a big cat ran")
+    rows = examples("the cat sat on the mat .", {"prompt": "the dog saw", "completion": " you"})
+    parameters = list(model.module.parameters())
+
+    def logs(text: torch.Tensor) -> torch.Tensor:
+        return model.module(input_ids=text[None]).logits[0, :-1].log_softmax(1).gather(1, text[1:, None])[:, 0]
+
+    def flat(loss: torch.Tensor) -> torch.Tensor:
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+
+    ids = [batch_of(model, targets).select(k).tensors["input_ids"][0] for k in range(2)]
+    masks = [batch_of(model, targets).select(k).tensors["attention_mask"][0].bool() for k in range(2)]
+    direction = torch.stack([flat(-logs(x[mask]).mean()) for x, mask in zip(ids, masks, strict=True)]).mean(0)
+    found = by_token(model, rows, targets, LinFiK())
+    assert found is not None
+    for k, one in enumerate(found):
+        item = model.task.encode(rows[k]).tensors
+        counted = (item["labels"][1:] != -100).nonzero()[:, 0]
+        each = logs(item["input_ids"])
+        right = np.zeros(len(item["input_ids"]))
+        for t in counted.tolist():
+            right[t + 1] = float(flat(-logs(item["input_ids"])[t]) @ direction) / len(counted)
+        np.testing.assert_allclose(one.parts, right, atol=1e-6 * np.abs(right).max())
+        assert len(each) + 1 == len(one.ends)
+    values = assay.value(model, rows, targets, "linfik").array
+    np.testing.assert_allclose([one.parts.sum() for one in found], values, rtol=1e-5)
+
+
+def test_conversations_are_learnt_from_whole_rows() -> None:
+    model = text_model("Llama", dtype=torch.float32, num_hidden_layers=1)
+    chat = examples({"messages": [{"role": "user", "content": "a cat"}, {"role": "assistant", "content": "the dog"}]})
+    assert by_token(model, chat, pool(2), LinFiK()) is None
