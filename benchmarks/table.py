@@ -580,7 +580,11 @@ def linfik(result: dict[str, Any]) -> str:
 def _poisoned(found: dict[str, Any]) -> str:
     ways = list(dict.fromkeys(by for plant in found.values() for by, auc in plant.items() if isinstance(auc, dict)))
     rows = [
-        [c["what"], str(len(c["seeds"])), *(f"{c[by]['mean']:.3f} ({c[by]['least']:.3f})" for by in ways)]
+        [
+            c["what"],
+            str(len(c["seeds"])),
+            *(f"{c[by]['mean']:.3f} ({c[by]['least']:.3f})" if by in c else "" for by in ways),
+        ]
         for c in found.values()
     ]
     return (

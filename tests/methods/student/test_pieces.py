@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import torch
 from tests.students import pool, sentences, told, worth
-from tests.support import batch_of, examples, text_model
+from tests.support import examples, text_model
+from torch import nn
 
 import assay
+from assay.examples import Example, Examples
 from assay.methods import LinFiK
 from assay.methods.student.distil import distil
 from assay.methods.student.pieces import ALPHA, SHARED, Lessons, Told, WordLine, described, pieces
 from assay.methods.student.told import by_token
+from assay.tasks.language import IGNORED
 
 
 def test_pieces_end_where_they_stand() -> None:
@@ -82,34 +85,37 @@ def test_parts_that_say_nothing_of_other_rows_do_not_mislead() -> None:
     assert held.spearman > plain.spearman - 0.05
 
 
-def test_parts_by_token_are_products_of_each_tokens_gradient() -> None:
+ROWS = (examples("the cat sat on the mat ."), examples({"prompt": "the dog saw", "completion": " you"}))
+
+
+@pytest.mark.parametrize("rows", ROWS, ids=["text", "answer"])
+def test_parts_by_token_are_products_of_each_tokens_gradient(rows: Examples) -> None:
     model = text_model("Llama", dtype=torch.float64, tie_word_embeddings=True)
     targets = examples("the dog sat under the tree .", "a big cat ran")
-    rows = examples("the cat sat on the mat .", {"prompt": "the dog saw", "completion": " you"})
     parameters = list(model.module.parameters())
 
-    def logs(text: torch.Tensor) -> torch.Tensor:
-        return model.module(input_ids=text[None]).logits[0, :-1].log_softmax(1).gather(1, text[1:, None])[:, 0]
+    def losses(example: Example) -> list[torch.Tensor]:
+        """Of each predicted token, by the model library's own logits."""
+        item = model.task.encode(example).tensors
+        logits = model.module(input_ids=item["input_ids"][None]).logits[0]
+        return [
+            nn.functional.cross_entropy(logits[t - 1], label) if label != IGNORED else torch.zeros(())
+            for t, label in enumerate(item["labels"])
+        ]
 
     def flat(loss: torch.Tensor) -> torch.Tensor:
-        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, retain_graph=True)])
 
-    ids = [batch_of(model, targets).select(k).tensors["input_ids"][0] for k in range(2)]
-    masks = [batch_of(model, targets).select(k).tensors["attention_mask"][0].bool() for k in range(2)]
-    direction = torch.stack([flat(-logs(x[mask]).mean()) for x, mask in zip(ids, masks, strict=True)]).mean(0)
+    means = [torch.stack([loss for loss in losses(target) if loss.requires_grad]).mean() for target in targets]
+    direction = torch.stack([flat(loss) for loss in means]).mean(0)
+    each = losses(rows[0])
+    count = sum(loss.requires_grad for loss in each)
+    right = [float(flat(loss) @ direction) / count if loss.requires_grad else 0.0 for loss in each]
     found = by_token(model, rows, targets, LinFiK())
     assert found is not None
-    for k, one in enumerate(found):
-        item = model.task.encode(rows[k]).tensors
-        counted = (item["labels"][1:] != -100).nonzero()[:, 0]
-        each = logs(item["input_ids"])
-        right = np.zeros(len(item["input_ids"]))
-        for t in counted.tolist():
-            right[t + 1] = float(flat(-logs(item["input_ids"])[t]) @ direction) / len(counted)
-        np.testing.assert_allclose(one.parts, right, atol=1e-6 * np.abs(right).max())
-        assert len(each) + 1 == len(one.ends)
-    values = assay.value(model, rows, targets, "linfik").array
-    np.testing.assert_allclose([one.parts.sum() for one in found], values, rtol=1e-5)
+    np.testing.assert_allclose(found[0].parts, right, rtol=1e-5, atol=1e-6 * np.abs(right).max())
+    assert found[0].ends.tolist() == [token.end for token in model.task.tokens_of(rows[0])]
+    assert found[0].parts.sum() == pytest.approx(float(assay.value(model, rows, targets, "linfik").array[0]), rel=1e-4)
 
 
 def test_conversations_are_learnt_from_whole_rows() -> None:
