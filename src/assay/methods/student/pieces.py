@@ -139,7 +139,7 @@ def _ridge(
 ) -> tuple[float, Float64[np.ndarray, " width"]]:
     """Mean and weights; 0 for features that fewer than two rows have, and where there is no piece."""
     if not len(y):
-        return 0.0, np.zeros(features.shape[1])
+        return 0.0, np.zeros(int(features.shape[1]))
     columns = np.flatnonzero(_shared(features, row))
     A = features[:, columns].astype(np.float64)
     transposed, mean, unit = A.T.tocsr(), float(y.mean()), float(y.std()) or 1.0
@@ -150,7 +150,7 @@ def _ridge(
 
     solvers = cast(Any, linalg)
     system = solvers.LinearOperator((n, n), matvec=product, dtype=np.float64)
-    weights = np.zeros(features.shape[1])
+    weights: Float64[np.ndarray, " width"] = np.zeros(int(features.shape[1]))
     weights[columns] = unit * solvers.cg(system, transposed @ ((y - mean) / unit), rtol=1e-5, maxiter=300)[0]
     return mean, weights
 
