@@ -35,7 +35,7 @@ METHODS: dict[str, tuple[str, ...]] = {
         f"path-krylov:{CENTRE}", f"replay:{CENTRE}",
     ),
     "mlp": (
-        "random", "graddot", "tracin", "trak", "logra", "ekfac", f"ekfac:{CENTRE},damping=path",
+        "random", "graddot", "tracin", "trak", "trackstar", "datainf", "logra", "ekfac", f"ekfac:{CENTRE},damping=path",
         f"ekfac-cg:{CENTRE},damping=0.05,iterations=15", f"source:{CENTRE}", f"path-krylov:{CENTRE}", CHEAP, "replay",
         f"replay:{CENTRE}",
     ),
