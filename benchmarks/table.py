@@ -596,7 +596,7 @@ def _poisoned(found: dict[str, Any]) -> str:
 
 def _chosen(selection: dict[str, Any], settings: dict[str, Any]) -> str:
     rows = [
-        [f"{target} ({found['seeds']} seeds)", by, _error(c["fall"], c["stderr"]), f"{c['of linfik']:.2f}",
+        [f"{target} ({found['seeds']} seeds)", by, _error(c["fall"], c["stderr"]), f"{c['of linfik']:.2f}" if found["linfik"]["fall"] > 0 else "",
          _error(c["alinfik beyond"], c["alinfik beyond stderr"])]
         for target, found in selection.items()
         for by, c in found.items()
@@ -604,8 +604,8 @@ def _chosen(selection: dict[str, Any], settings: dict[str, Any]) -> str:
     ]  # fmt: skip
     table = _rows(["target", "chosen by", "fall of the loss", "of LinFiK's", "ALinFiK's beyond it"], rows)
     return (
-        f"Fine-tuning on {settings['share']:.0%} of 300 rows (AdamW, one pass), chosen for the targets; the scorer knows "
-        f"{settings['sample']:.0%} of the rows. Fall of the mean loss of held-out rows of the target's domain, nats, with standard "
+        f"Fine-tuning on {settings['share']:.0%} of {settings['candidates']} rows (AdamW, one pass), chosen for the targets; the scorer was "
+        f"fitted to {settings['sample']} other rows. Fall of the mean loss of held-out rows of the target's domain, nats, with standard "
         f"errors over seeds (aim: 0.9 of LinFiK's, beyond the others):\n\n{table}"
     )
 

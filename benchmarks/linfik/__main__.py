@@ -125,7 +125,13 @@ def fitted(rows: list[Row], told: list[Told], whole: bool = False) -> tuple[Scor
 
 
 def selections(
-    pool: list[Row], values: np.ndarray, loss: np.ndarray, targets: list[Row], scorer: Scorer, seed: int
+    model: assay.Model,
+    pool: list[Row],
+    values: np.ndarray,
+    loss: np.ndarray,
+    targets: list[Row],
+    scorer: Scorer,
+    seed: int,
 ) -> dict[str, np.ndarray]:
     """Rows of a pool by each way of choosing; `values` are LinFiK's for the targets, and the scorer has seen none of the rows."""
     count = round(SHARE * len(pool))
@@ -133,6 +139,7 @@ def selections(
         "random": np.random.default_rng(seed).random(len(pool)),
         "bm25": assay.value(None, pool, targets, "bm25").array,
         "perplexity": -loss,
+        "gradcos": assay.value(model, pool, targets, "gradcos").array,  # LinFiK without the gradients' lengths
         "linfik": values,
         "alinfik": scorer.predict([row["text"] for row in pool]).value,
     }
@@ -153,7 +160,7 @@ def select(folder: Path, work: Path, seeds: range, minutes: float) -> None:
         candidates = [pool[k] for k in rows]
         for name in WANTED:
             found = selections(
-                candidates, values[rows, ORDER.index(name)], loss[rows], targets[name], scorers[name], seed
+                model, candidates, values[rows, ORDER.index(name)], loss[rows], targets[name], scorers[name], seed
             )
             recipe = Recipe(model.module, model.task, seed=seed, **RECIPE)
             on = recipe.encode(assay.read(held[name]))
