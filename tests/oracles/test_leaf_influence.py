@@ -74,8 +74,8 @@ def test_all_leaves_followed_is_all() -> None:
 
 def test_more_than_fits_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leaf_influence, "MEMORY", 1000)
-    with pytest.raises(MethodError, match="single-point"):
-        Toy("logistic").scores(LeafInfluence())
+    with pytest.raises(MethodError, match="update='all'"):
+        Toy("logistic").scores(LeafInfluence(update="top-k"))
     with pytest.raises(MethodError, match="boostin"):
         Toy("logistic").scores("leaf-refit")
 

@@ -221,9 +221,8 @@ class Examples(Sequence[Example]):
         if self._fingerprint is None:
             digest = hashlib.sha256(self.kind.encode())
             for parts in self._rows.parts(None if self._order is None else self._order.tolist()):
-                for part in parts:
-                    # The length first, so that ("ab", "c") differs from ("a", "bc").
-                    digest.update(len(part).to_bytes(8, "little") + part)
+                # The length first, so that ("ab", "c") differs from ("a", "bc").
+                digest.update(b"".join([len(part).to_bytes(8, "little") + part for part in parts]))
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 

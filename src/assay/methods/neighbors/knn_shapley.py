@@ -121,7 +121,7 @@ class Proxy:
             self._utility = "regression" if self._labels.regression else "soft"
         metric: Metric | None = None if method.metric == "auto" else method.metric
         self.space = Space(model, train, metric, method.scale)
-        self._gain = torch.from_numpy(self._labels.values).to(self.space.device)
+        self._gain = torch.from_numpy(self._labels.values).double().to(self.space.device)
         self._radius = method.radius
         if self._utility == "threshold" and method.radius is None:
             self._radius = self._usual_distance()
@@ -147,7 +147,7 @@ class Proxy:
         """What `fold` makes of the values [q, n] for block after block of queries, in their order."""
         rows = self.space.rows if queries is None else self.space.place(queries)
         labels = self._labels.values if queries is None else self._labels.of(queries)
-        target = torch.from_numpy(labels).to(self.space.device)
+        target = torch.from_numpy(labels).double().to(self.space.device)
         span, block = (
             max(1, pairs * (1 if rows.device.type == "cpu" else ON_GPU) // len(self._train)) for pairs in (SPAN, BLOCK)
         )
@@ -169,25 +169,26 @@ class Proxy:
 
     def _solved(self, distance: Tensor, target: Tensor, own: Tensor | None) -> Float64[Tensor, "q n"]:
         """Sorted, solved, and back in the order of the training data; `own`: who asks, and so does not play."""
-        gain = self._gain.expand(distance.shape)
-        if not self._labels.regression:
-            gain = gain == target[:, None]
+        label = self._gain.expand(distance.shape)
         if self._utility == "threshold":
             if own is not None:
                 distance[torch.arange(len(own)), own] = torch.inf
-            return SOLVERS["threshold"](self._near(gain, distance, target), self._k)
+            return SOLVERS["threshold"](self._near(label.clone(), distance, target), self._k)
         if own is not None:  # last, and then left out; not infinite, as sorting is faster in a small range
             beyond = torch.nextafter(distance.max(), distance.new_tensor(torch.inf))
             distance[torch.arange(len(own)), own] = beyond
         order = nearest_first(distance)
         order = order if own is None else order[:, :-1]
         sorted_distance = distance.gather(1, order) if self._utility == "weighted" else None
-        values = SOLVERS[self._utility](self._near(gain.gather(1, order), sorted_distance, target), self._k)
+        values = SOLVERS[self._utility](self._near(label.gather(1, order), sorted_distance, target), self._k)
         return torch.zeros(distance.shape, dtype=torch.float64, device=distance.device).scatter_(1, order, values)
 
-    def _near(self, gain: Tensor, distance: Tensor | None, target: Tensor) -> Near:
+    def _near(self, label: Tensor, distance: Tensor | None, target: Tensor) -> Near:
+        gain = (
+            label if self._labels.regression else torch.eq(label, target[:, None], out=label)
+        )  # no pass over booleans
         radius = torch.inf if self._radius is None else self._radius
-        return Near(gain, distance, target.double(), self._labels.classes, radius)
+        return Near(gain, distance, target, self._labels.classes, radius)
 
     def _usual_distance(self) -> float:
         """Median over some training examples of the distance to their k-th neighbour."""

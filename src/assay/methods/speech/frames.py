@@ -180,7 +180,7 @@ def frame_values(
     def work(part: slice) -> tuple[Float64[Tensor, " f"], int]:
         order = nearest_first((1 - theirs[part] @ mine.T).clamp_(min=0.0).abs_())
         found = label[order]
-        values = soft(Near(found == target[part, None], None, target[part].double(), classes), k)
+        values = soft(Near((found == target[part, None]).double(), None, target[part].double(), classes), k)
         back = torch.zeros_like(values).scatter_(1, order, values).sum(0)
         return back, int((found[:, :k].mode(dim=1).values == target[part]).sum())
 

@@ -6,21 +6,26 @@ With J_j = df_j/dw_i, the recursion over rounds is, for each leaf,
     J_j += eta dv                 score(i, q) = -g_q  sum over rounds of  eta dv(leaf of q)
 
 with g_q after the last round and k the loss's third derivative; for several outputs h_j J_j is the whole Hessian times
-J, cross terms included, while the curvature in the leaf is the library's own. For all rows i at once J is [n, n], in
-blocks of columns; a leaf's sum is a sparse product.
+J, cross terms included, while the curvature in the leaf is the library's own.
+
+That is linear in what the row i does, so `all` goes backwards, once for each query and not once for each row. With a_j
+the change of the query's loss with f_j, 0 at the end, from the last round to the first
+
+    u = eta [ g_q 1[q in leaf]  +  sum over j in leaf of a_j ] / (Hs + l2)
+    score(i, q) += s_i (g_i + v h_i) u(leaf of i),      a_j -= s_j (h_j + v k_j) u(leaf of j)
 
 `single-point` drops J (only the row's own leaves move); `top-k` keeps the sum in the k leaves of each tree that hold
-most of |J| (ties all count), as the paper's TopKLeaves; `all` is exact.
+most of |J| (ties all count), as the paper's TopKLeaves: which those are depends on i, and so it goes forwards.
 
-Paper: Sharchilev, Ustinovskiy, Serdyukov and de Rijke 2018, ICML (1802.06640), equations 8 to 11. Cost: O(n^2 T) time
-and n numbers for each leaf; single-point O(n T). Assumes fixed splits and a start that does not depend on i. Deviation
-from released code, which drops the cross terms of the softmax: they are in.
+Paper: Sharchilev, Ustinovskiy, Serdyukov and de Rijke 2018, ICML (1802.06640), equations 8 to 11; its algorithm, O(n^2 T)
+time, is `top-k`'s. Cost: O(n T) a query; top-k O(n^2 T) and a number for each leaf and row. Assumes fixed splits and a
+start that does not depend on i. Deviation from released code, which drops the cross terms of the softmax: they are in.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,7 +40,9 @@ from assay.methods.trees.losses import Array
 from assay.progress import task
 
 BLOCK = 2**18
-"""Numbers of J held at once."""
+"""Numbers of J, or of a, held at once by each core."""
+LEAST = 16
+"""Queries that go back together, however many rows there are: what is one number a row is found once for all of them."""
 MEMORY = 2**31
 """Bytes that the leaves' derivatives may take."""
 
@@ -56,12 +63,15 @@ class LeafInfluence(BoostedMethod):
         self.expect(self.leaves >= 1, "leaves", "at least 1")
 
     def scorer(self, run: Replay) -> Scorer:
-        """Features over leaves: sparse for single-point, dense otherwise."""
+        """Backwards from the queries; sparse for single-point; forwards from the rows for top-k."""
         if self.update == "single-point":
             own = np.stack([-run.eta * run.own(r, f).T for r, f in run.walk(run.read)], 1)
             features = by_leaf(run, run.read, own)
             return lambda queries: same_leaf(features, by_leaf(run, queries, gradients_after(run, queries)))
-        moved = leaf_derivatives(run, self.leaves if self.update == "top-k" else None)
+        if self.update == "all":
+            before = [f for _, f in run.walk(run.read)]
+            return lambda queries: backwards(run, before, queries)
+        moved = leaf_derivatives(run, self.leaves)
 
         def score(queries: Read) -> Float64[np.ndarray, "n_train n_query"]:
             g = by_leaf(run, queries, gradients_after(run, queries))
@@ -70,17 +80,53 @@ class LeafInfluence(BoostedMethod):
         return score
 
 
-def leaf_derivatives(run: Replay, top: int | None = None) -> list[Float64[np.ndarray, "leaves block"]]:
+def backwards(run: Replay, before: Sequence[Array], queries: Read) -> Float64[np.ndarray, "n_train n_query"]:
+    """Scores of all rows, the queries in blocks; `before` are the rows' predictions before each round."""
+    width = max(LEAST, BLOCK // (len(run.read) * len(run.start)))
+    g = run.loss.gradient(run.final(queries), queries.y)
+    blocks = in_blocks(lambda asked: _backwards(run, before, queries, g, asked), len(queries), width, "queries")
+    return np.concatenate(blocks, 1)
+
+
+def _backwards(run: Replay, before: Sequence[Array], queries: Read, g: Array, asked: Array) -> Array:
+    read, outputs, places = run.read, len(run.start), np.arange(len(asked))
+    a, scores = np.zeros((outputs, len(read), len(asked))), np.zeros((len(read), len(asked)))
+    for r in reversed(range(run.rounds)):
+        trees, at = run.trees(r), [before[r]]
+        v = [np.stack([step.delta[c][tree.leaf, 0] for c, tree in enumerate(trees)]) for step in run.steps[r]]
+        for moved in v[:-1]:
+            at.append(at[-1] + moved)
+        pushed = [tree.sums(part) for tree, part in zip(trees, a, strict=True)]
+        for c in range(outputs):
+            pushed[c][queries.leaf(r, c)[asked], places] += g[c, asked]
+            pushed[c] *= run.eta
+        for k in reversed(range(len(v))):
+            step = run.steps[r][k]
+            u = np.stack([part[tree.leaf] for part, tree in zip(step.solve(pushed), trees, strict=True)])
+            for own, part in zip(run.direct(r, step, at[k]), u, strict=True):
+                scores += own[:, None] * part
+            u = _followed_back(run, at[k], v[k], u)
+            a -= u
+            if k:  # what follows a row in this step moved with its leaf in the steps before
+                pushed = [part - tree.sums(more) for part, tree, more in zip(pushed, trees, u, strict=True)]
+    return scores
+
+
+def _followed_back(run: Replay, f: Array, v: Array, u: Array) -> Array:
+    """S (h + v k) u; for one output the factor of u is one number a row."""
+    y, weight = run.read.y, run.read.weight[:, None]
+    if len(f) == 1:
+        u *= weight * run.loss.change(f, y, v, np.ones_like(f))[0][:, None]
+        return u
+    return weight * run.loss.change_transposed(f[:, :, None], y, v[:, :, None], u)
+
+
+def leaf_derivatives(run: Replay, top: int) -> list[Float64[np.ndarray, "leaves block"]]:
     """Eta dv/dw_i of every leaf of every tree, for all rows i in blocks. Raises MethodError if they do not fit in memory."""
     n, size = len(run.read), int(run.read.ensemble.sizes.sum())
-    check_memory(n, size, "leaf-influence", "update='single-point'")
+    check_memory(n, size, "leaf-influence with update='top-k'", "update='all'")
     width = max(1, BLOCK // (n * len(run.start)))
-    if top is None and len(run.start) == 1:
-        rounds = _linear(run)
-        columns: Callable[[Array], Array] = lambda rows: _linear_columns(run, rounds, rows)  # noqa: E731
-    else:
-        columns = lambda rows: _columns(run, rows, top)  # noqa: E731
-    return in_blocks(columns, n, width, "leaf derivatives")
+    return in_blocks(lambda rows: _forwards(run, rows, top), n, width, "leaf derivatives")
 
 
 def in_blocks(columns: Callable[[Array], Array], n: int, width: int, label: str) -> list[Array]:
@@ -106,55 +152,8 @@ def check_memory(n: int, size: int, method: str, other: str) -> None:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Linear:
-    """A round with one output, for all rows i: in step k, S_k^T J sums s (h + v k) J over leaves, `within` the factors alone."""
-
-    tree: Tree
-    S: Any
-    within: Sequence[Float64[np.ndarray, "leaves 1"]]
-    pull: Sequence[Float64[np.ndarray, " n"]]
-    scale: Sequence[Float64[np.ndarray, "leaves 1"]]
-
-
-def _linear(run: Replay) -> list[_Linear]:
-    """The factor of J_j is one number a row there, so that all steps of a round need one product with J."""
-    found = list[_Linear]()
-    for r, f in run.walk(run.read):
-        (tree,), steps = run.trees(r), run.steps[r]
-        slopes, pull = list[Array](), list[Array]()
-        for step in steps:
-            v = step.delta[0][tree.leaf, 0][None]
-            slopes.append(run.read.weight * run.loss.change(f, run.read.y, v, np.ones_like(f))[0])
-            pull.append(run.direct(r, step, f)[0])
-            f = f + v
-        within = [tree.sums(slope[:, None]) for slope in slopes]
-        found.append(_Linear(tree, tree.summing(np.stack(slopes)), within, pull, [step.scale[0] for step in steps]))
-    return found
-
-
-def _linear_columns(run: Replay, rounds: list[_Linear], rows: Array) -> Float64[np.ndarray, "leaves block"]:
-    """The derivatives in the weights of some rows, for one output."""
-    worlds, first = np.arange(len(rows)), 0
-    J, grown = np.zeros((2, len(run.read), len(rows)))
-    found = np.empty((int(run.read.ensemble.sizes.sum()), len(rows)))
-    for round_ in rounds:
-        tree, dv = round_.tree, found[first : first + round_.tree.size]
-        followed = (round_.S @ J).reshape(-1, tree.size, len(rows))
-        for k, sums in enumerate(followed):
-            if k:  # the rows have moved with their leaf in the steps before
-                sums += round_.within[k] * dv
-            sums[tree.leaf[rows], worlds] += round_.pull[k][rows]
-            sums *= -round_.scale[k]
-            np.copyto(dv, sums) if k == 0 else np.add(dv, sums, out=dv)
-        dv *= run.eta
-        np.add(J, np.take(dv, tree.leaf, 0, out=grown, mode="clip"), out=J)
-        first += tree.size
-    return found
-
-
-def _columns(run: Replay, rows: Array, top: int | None) -> Float64[np.ndarray, "leaves block"]:
-    """The same for several outputs, or with the sums of only some leaves."""
+def _forwards(run: Replay, rows: Array, top: int) -> Float64[np.ndarray, "leaves block"]:
+    """The derivatives in the weights of some rows, with the sums of only some leaves."""
     read, outputs, worlds = run.read, len(run.start), np.arange(len(rows))
     J, found = np.zeros((outputs, len(read), len(rows))), list[Array]()
     grown = np.empty(J.shape[1:])
@@ -177,12 +176,10 @@ def _columns(run: Replay, rows: Array, top: int | None) -> Float64[np.ndarray, "
     return np.concatenate(found)
 
 
-def _followed(run: Replay, f: Array, v: Array, J: Array, trees: list[Tree], top: int | None) -> list[Array]:
-    """Sums over leaves of s (h + v k) J, of the leaves that hold most of |J| if `top` says how many."""
+def _followed(run: Replay, f: Array, v: Array, J: Array, trees: list[Tree], top: int) -> list[Array]:
+    """Sums over leaves of s (h + v k) J, of the `top` leaves that hold most of |J|."""
     change = run.loss.change(f[:, :, None], run.read.y, v[:, :, None], J)
     sums = [tree.weighted(run.read.weight, change[c]) for c, tree in enumerate(trees)]
-    if top is None:
-        return sums
     for part, tree, moved in zip(sums, trees, J, strict=True):
         held = tree.sums(np.abs(moved))
         if top < tree.size:

@@ -44,6 +44,10 @@ class Loss(ABC):
     def change(self, f: Array, y: Array, v: Array, u: Array) -> Array:
         """Derivative of g + curvature * v along u, with v fixed, [C, n, ...]."""
 
+    def change_transposed(self, f: Array, y: Array, v: Array, u: Array) -> Array:
+        """The transpose of that derivative times u; the same where the curvature is the Hessian's."""
+        return self.change(f, y, v, u)
+
     @abstractmethod
     def constant(self, y: Array, weight: Array, outputs: int) -> Array:
         """The best prediction that is the same for all rows, [C]."""
@@ -158,6 +162,11 @@ class Softmax(Loss):
         dp = p * (u - (p * u).sum(0))
         return dp if self.unit else dp * (1 + self.scale * v * (1 - 2 * p))
 
+    def change_transposed(self, f: Array, y: Array, v: Array, u: Array) -> Array:
+        p = softmax(f)
+        u = u if self.unit else u * (1 + self.scale * v * (1 - 2 * p))
+        return p * (u - (p * u).sum(0))
+
     def constant(self, y: Array, weight: Array, outputs: int) -> Array:
         counts = np.bincount(y.astype(np.int64), weight, outputs)
         return np.log(counts / counts.sum())
@@ -182,6 +191,9 @@ class CoupledSoftmax(Softmax):
         dp = p * (u - (p * u).sum(0))
         mean, dmean = (p * v).sum(0), (dp * v).sum(0)
         return dp + dp * (v - mean) - p * dmean
+
+    def change_transposed(self, f: Array, y: Array, v: Array, u: Array) -> Array:
+        return self.change(f, y, v, u)
 
 
 def softmax(f: Array) -> Array:

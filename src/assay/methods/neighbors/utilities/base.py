@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 
@@ -12,11 +12,11 @@ from torch import Tensor
 class Near:
     """For each of q queries the n training examples, nearest first.
 
-    `gain`: whether the label is the query's; of a regression the target. `target`: of the queries, for a
+    `gain`: 1 where the label is the query's, else 0; of a regression the target. `target`: of the queries, for a
     regression. `distance` is there for utilities that look at it; `radius`: what counts as near, for a threshold.
     """
 
-    gain: Float64[Tensor, "q n"] | Bool[Tensor, "q n"]
+    gain: Float64[Tensor, "q n"]
     distance: Float[Tensor, "q n"] | None
     target: Float64[Tensor, " q"]
     classes: int
@@ -52,9 +52,7 @@ class Shares:
         return cls(share, share.diff(prepend=share[:1]))
 
 
-def from_shares(
-    gain: Float64[Tensor, "q n"] | Bool[Tensor, "q n"], shares: Shares, last: Float64[Tensor, " q"]
-) -> Float64[Tensor, "q n"]:
+def from_shares(gain: Float64[Tensor, "q n"], shares: Shares, last: Float64[Tensor, " q"]) -> Float64[Tensor, "q n"]:
     """Values whose steps phi_j - phi_(j+1) are (s_j - s_(j+1)) share_j; s_j the gains, `last` the furthest example's value.
 
     Summed by parts, phi_j = s_j share_j + sum_{l>j} s_l (share_l - share_(l-1)) + last: fewer passes over memory.

@@ -17,7 +17,7 @@ from assay.methods.neighbors.utilities.base import Near, Shares, from_shares
 def classic(near: Near, k: int) -> Float64[Tensor, "q n"]:
     """Shapley values, nearest first."""
     s, n = near.gain, near.gain.shape[1]
-    return from_shares(s, _shares(n, k, s.device), s[:, -1].double() * (min(k, n) / (n * k)))
+    return from_shares(s, _shares(n, k, s.device), s[:, -1] * (min(k, n) / (n * k)))
 
 
 @lru_cache(maxsize=2)

@@ -18,7 +18,7 @@ from assay.methods.neighbors.utilities.base import Near, Shares, from_shares, ha
 def soft(near: Near, k: int) -> Float64[Tensor, "q n"]:
     """Shapley values, nearest first."""
     s, n = near.gain, near.gain.shape[1]
-    others, furthest = s[:, :-1].sum(1).double() / max(n - 1, 1), s[:, -1].double()
+    others, furthest = s[:, :-1].sum(1) / max(n - 1, 1), s[:, -1]
     last = (furthest - others) / n * harmonic(2, min(k, n)) + (furthest - 1 / near.classes) / n
     return from_shares(s, _shares(n, k, s.device), last)
 

@@ -17,7 +17,7 @@ from assay.methods.neighbors.utilities.base import Near
 def threshold(near: Near, k: int) -> Float64[Tensor, "q n"]:
     """Shapley values, in the order given; `k` does not matter."""
     assert near.distance is not None
-    inside, gain = near.distance <= near.radius, near.gain.double()
+    inside, gain = near.distance <= near.radius, near.gain
     count = inside.sum(1, keepdim=True).double()
     matches = (gain * inside).sum(1, keepdim=True)
     others = (matches - gain) / (count - 1).clamp(min=1)
