@@ -23,6 +23,8 @@ import torch
 from assay.evaluate import Truth, cardinality, lds, mislabelled, tracing
 from assay.evaluate.metrics.lds import predictions, spearman
 from assay.evaluate.metrics.mislabelled import measures
+from assay.evaluate.metrics.ranks import top_mask
+from assay.evaluate.metrics.retrieval import reciprocal_rank
 from assay.provenance import Provenance
 from assay.scores import Scores
 from assay.tables import Table
@@ -58,7 +60,7 @@ def table(kind: str, count: int) -> Table:
 
 
 def ours(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Callable[[], float]], dict[str, Callable[[], float]]]:
-    """Each metric as a user calls it, and two without their intervals."""
+    """Each metric as a user calls it, and without its interval."""
     n, losses = len(arrays["values"]), arrays["losses"]
     train, queries = table("train", n), table("query", QUERIES)
     how = Provenance(method="drawn", parameters={}, unit="arbitrary")
@@ -75,10 +77,12 @@ def ours(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Callable[[], float]],
         "half",
         Path(),
     )
-    wrong = arrays["wrong"]
+    wrong, by_query, relevant = arrays["wrong"], arrays["scores"].T.copy(), arrays["relevant"].T.copy()
     bare = {
         "mislabelled": lambda: float(measures(arrays["values"], wrong, int(wrong.sum()))[0]),
         "lds": lambda: float(spearman(predictions(arrays["scores"], truth), -truth.losses).mean()),
+        "cardinality": lambda: float(top_mask(scores, TOP).any(0).sum() / (QUERIES * TOP)),
+        "tracing": lambda: float(np.mean([reciprocal_rank(*pair) for pair in zip(by_query, relevant, strict=True)])),
     }
     return bare, {
         "mislabelled": lambda: mislabelled(values, wrong)["auc"].mean,

@@ -10,6 +10,8 @@ from assay.errors import MethodError
 from assay.ranking import NONE, TopK
 from assay.scores import Scores
 
+FEW = 16
+
 
 def top_mask(scores: Scores, k: int) -> Bool[np.ndarray, "q n"]:
     """Which training examples are among the `k` that score highest for each query; equal scores in order of row.
@@ -38,7 +40,11 @@ def top_mask(scores: Scores, k: int) -> Bool[np.ndarray, "q n"]:
 
 
 def ranks_of(values: Float[np.ndarray, " n"], some: Float[np.ndarray, " m"]) -> Float64[np.ndarray, " m"]:
-    """Ranks of `some` of the values among all, 1 for the highest; ties share their mean rank. Cost: one sort."""
+    """Ranks of `some` of the values among all, 1 for the highest; ties share their mean rank. Cost: counts for a few, else one sort."""
+    if len(some) <= FEW:
+        above = np.array([np.count_nonzero(values > one) for one in some])
+        at_least = np.array([np.count_nonzero(values >= one) for one in some])
+        return (above + at_least + 1) / 2
     ordered = np.sort(values)
     below, upto = np.searchsorted(ordered, some, "left"), np.searchsorted(ordered, some, "right")
     return len(values) - upto + (upto - below + 1) / 2

@@ -50,15 +50,21 @@ def tracing(
     reciprocal: dict[str, Float64[np.ndarray, " q"]] = {}
     recall: dict[str, Float64[np.ndarray, " q"]] = {}
     for name, result in named.items():
-        columns = zip(np.ascontiguousarray(result.array.T), np.ascontiguousarray(truth.T), strict=True)
-        ranks = [ranks_of(column, column[relevant]) for column, relevant in columns]
-        reciprocal[name] = np.array([1 / rank.min() for rank in ranks])
-        recall[name] = np.array([float((rank <= k).mean()) for rank in ranks])
+        columns = list(zip(np.ascontiguousarray(result.array.T), np.ascontiguousarray(truth.T), strict=True))
+        reciprocal[name] = np.array([reciprocal_rank(column, relevant) for column, relevant in columns])
+        recall[name] = np.array(
+            [float((ranks_of(column, column[relevant]) <= k).mean()) for column, relevant in columns]
+        )
     facts = {"relevant": float(truth.sum(0).mean())}
     return {
         "mrr": _compared("mean reciprocal rank", reciprocal, facts, seed),
         "recall": _compared(f"recall at {k}", recall, facts | {"k": k, "chance": k / len(truth)}, seed),
     }
+
+
+def reciprocal_rank(scores: Float[np.ndarray, " n"], relevant: Bool[np.ndarray, " n"]) -> float:
+    """1 / rank of the best relevant example of one query."""
+    return float(1 / ranks_of(scores, scores[relevant].max(keepdims=True))[0])
 
 
 def average_precision(scores: Float[np.ndarray, "n q"], relevant: Relevant) -> Float64[np.ndarray, " q"]:
