@@ -1,7 +1,7 @@
 """How well scores predict retraining, against seconds and memory: every method on each setting.
 
     python -m benchmarks.fidelity --data DIR --work DIR [--settings mlp cnn] [--methods ekfac replay:removed=0.5]
-                                  [--split exam] [--subsets 100] [--peers dattri=PYTHON kronfluence=PYTHON]
+                                  [--split exam] [--subsets 100] [--peers dattri=PYTHON kronfluence=PYTHON tree_influence=PYTHON]
 
 For each setting: `--subsets` random halves of the training data are retrained (stored in `--work`, resumable), then every
 method scores the same queries in a process of its own on one thread (stored there too; `--again` repeats it), and the
@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import assay
@@ -57,20 +58,27 @@ METHODS: dict[str, tuple[str, ...]] = {
         f"path-krylov:{CENTRE},segments=1,fitting_examples=128,krylov=5", f"replay:{CENTRE}",
         f"replay:{CENTRE},products=gauss-newton",
     ),
+    "trees": (
+        "random", "boostin", "leaf-influence", "leaf-influence:update=single-point", "leaf-refit", "trex", "tracin-trees",
+        "tree-similarity", "knn-shapley", f"boostin:{CENTRE}", f"leaf-influence:{CENTRE}", f"leaf-refit:{CENTRE}",
+    ),
 }  # fmt: skip
 """What is compared. Hyper-parameters were chosen on the `tune` split."""
 FEW = {"replay": 50, "ekfac-cg": 50}
-FEWER = {"cnn": {"replay": 25}, "transformer": {"replay": 16, "ekfac-cg": 25, "path-krylov": 25},
+FEWER = {"transformer": {"replay": 16, "ekfac-cg": 25, "path-krylov": 25},
          "transformer-smooth": {"replay": 16, "path-krylov": 25}}  # fmt: skip
 """Queries asked of a method whose cost grows with them; and in settings where it is large."""
 ENSEMBLE = 10
 CHECKPOINTS = 10
 PEERS = {
-    "kronfluence": {"kronfluence ekfac": ("mlp", "logistic")},
+    "kronfluence": {"kronfluence ekfac": ("logistic", "mlp", "cnn", "transformer")},
     "dattri": {
-        "dattri-explicit": ("logistic",), "dattri-cg": ("logistic", "mlp"), "dattri-trak": ("mlp",),
-        "traker": ("mlp",), "captum-tracin": ("logistic",),
+        "dattri-explicit": ("logistic",), "dattri-cg": ("logistic", "mlp"), "dattri-trak": ("mlp", "cnn"),
+        "traker": ("mlp", "cnn"), "captum-tracin": ("logistic",),
     },
+    "tree_influence": {f"tree_influence {name}": ("trees",) for name in (
+        "boostin", "leaf-influence", "leaf-influence-sp", "leaf-refit", "tree-similarity"
+    )},
 }  # fmt: skip
 """By environment: contenders, and the settings that they can and in reasonable time do take."""
 SCRIPTS = Path(__file__).parent.parent / "peers"
@@ -107,6 +115,9 @@ def attribute(work: Setting, text: str) -> assay.Scores:
     if name == "trak-ensemble":
         return assay.attribute(ensemble(work), work.train, queries, "trak")
     chosen = find(name, **options)
+    if work.name == "trees":
+        given = work.recipe if chosen.family == "trees" else None
+        return assay.attribute(given, work.train, queries, chosen)
     many = name in ("tracin", "less")
     recipe = replace(work.recipe, checkpoints=CHECKPOINTS) if many else work.recipe
     given: Any = None if name in ("random", "bm25", "tfidf") else recipe
@@ -132,6 +143,11 @@ def export(work: Setting, folder: Path) -> None:
 
     from benchmarks.ekfac import write
 
+    if work.name == "trees":
+        folder.mkdir(parents=True)
+        rows, queries = work.train.matrix(), work.queries.matrix()
+        np.savez(folder / "data.npz", X=rows.X, y=rows.y, Xq=queries.X, yq=queries.y)
+        return
     run = replace(work.recipe, checkpoints=CHECKPOINTS).train(work.train)
     write(folder, work.name, run.model, work.train, work.queries)
     for k, stage in enumerate(run.checkpoints):
@@ -150,9 +166,13 @@ def of_peer(work: Setting, environment: str, python: str, peer: str, folder: Pat
         if not (folder / "export").exists():
             export(work, folder / "export")
         raw = folder / f"{out.name}.safetensors"
-        script = "kronfluence_ekfac.py" if environment == "kronfluence" else "fidelity_scores.py"
-        command = [python, str(SCRIPTS / script), *([] if environment == "kronfluence" else [peer])]
-        found = contend({peer: [*command, str(folder / "export"), str(raw)]}, 1)[peer][0]
+        where = [str(folder / "export"), str(raw)]
+        command = {
+            "kronfluence": ["kronfluence_ekfac.py", *where, "sampled"],
+            "dattri": ["fidelity_scores.py", peer, *where],
+            "tree_influence": ["tree_influence_scores.py", peer.split()[-1], *where],
+        }[environment]
+        found = contend({peer: [python, str(SCRIPTS / command[0]), *command[1:]]}, 1)[peer][0]
         array = load_file(raw)["scores"].numpy()
         facts = Provenance(method=peer, parameters={}, unit="arbitrary", inputs={}, train_fingerprint="")
         assay.Scores.of(array, work.train, work.queries, facts).save(out)
@@ -235,7 +255,10 @@ def main() -> None:
     arguments.add_argument("--again", action="store_true", help="score again what is stored")
     arguments.add_argument("--stored", action="store_true", help="report what is stored, and run nothing more")
     arguments.add_argument(
-        "--peers", nargs="*", default=[], help="dattri=PYTHON (with traker, captum) kronfluence=PYTHON"
+        "--peers",
+        nargs="*",
+        default=[],
+        help="dattri=PYTHON (with traker, captum) kronfluence=PYTHON tree_influence=PYTHON",
     )
     arguments.add_argument("--contender", nargs=3, help=argparse.SUPPRESS)
     args = arguments.parse_args()

@@ -30,7 +30,7 @@ from assay.examples import Examples
 from benchmarks.fidelity.models import MODULES
 
 QUERIES = 100
-ROWS = 5000
+ROWS, TABLE_ROWS = 5000, 1000
 PIECE, PIECES, PRETRAINING = 128, 600, 4000
 """Characters of a text, texts fine-tuned on, texts of the earlier training."""
 
@@ -40,7 +40,7 @@ class Setting:
     """What is trained on what, and which queries are asked."""
 
     name: str
-    recipe: assay.Recipe
+    recipe: Any
     train: Examples
     queries: Examples
 
@@ -134,9 +134,31 @@ def on_text(name: str, data: Path, split: str) -> Setting:
     return Setting(name, recipe, train, assay.read(pieces(plays, start + PIECES * PIECE, QUERIES)))
 
 
-NAMES = (*RECIPES, *TUNED)
+# -- trees ---------------------------------------------------------------------------------------------------------------
+
+
+def on_table(data: Path, split: str) -> Setting:
+    """Rows of adult, in an order drawn once; the splits share none."""
+    import lightgbm
+
+    from benchmarks.trees import table
+
+    X, y = table(data / "data" / "tabular", "adult")
+    order = np.random.default_rng(0).permutation(len(y))
+    first = {"exam": 0, "tune": 1}[split]
+    train, queries = (
+        order[start + first * count : start + (first + 1) * count]
+        for start, count in ((0, TABLE_ROWS), (2 * TABLE_ROWS, QUERIES))
+    )
+    recipe = assay.EstimatorRecipe(lightgbm.LGBMClassifier(n_estimators=100, verbose=-1, n_jobs=1, deterministic=True))
+    return Setting("trees", recipe, assay.read((X[train], y[train])), assay.read((X[queries], y[queries])))
+
+
+NAMES = (*RECIPES, *TUNED, "trees")
 
 
 def setting(name: str, data: Path, split: str = "exam") -> Setting:
     """A setting by name."""
+    if name == "trees":
+        return on_table(data, split)
     return on_text(name, data, split) if name in TUNED else on_images(name, data, split)

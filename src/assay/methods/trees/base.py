@@ -10,12 +10,14 @@ from jaxtyping import Float, Float64, Int
 from scipy import sparse as scipy_sparse
 
 from assay.examples import Examples
-from assay.methods.base import Fitted, Method
+from assay.methods.base import Fitted, Method, option
 from assay.methods.streamed import Streamed
 from assay.methods.trees.ensemble import Read
 from assay.methods.trees.leaves import Replay, replay
 from assay.methods.trees.load import load_ensemble
+from assay.methods.trees.without import CENTRES, REMOVED, Without, kept_rows
 from assay.provenance import measured
+from assay.training import EstimatorRecipe
 
 sparse = cast(Any, scipy_sparse)
 NATS = "nats of query loss per removed example"
@@ -30,8 +32,12 @@ class TreeMethod(Method):
     family: ClassVar[str] = "trees"
 
     def fit(self, model: Any, train: Examples) -> Fitted:
-        """Read the model and prepare what depends on the training rows. Raises ModelError or DataError."""
+        """Read the model and prepare what depends on the training rows. Raises ModelError or DataError.
+
+        An EstimatorRecipe is fitted first.
+        """
         with measured() as cost:
+            model = model.train(train).estimator if isinstance(model, EstimatorRecipe) else model
             ensemble = load_ensemble(model, self.name).named(train)
             read = ensemble.read(train, "training rows")
             scorer, notes = self.prepare(read)
@@ -53,6 +59,25 @@ class BoostedMethod(TreeMethod):
     """A method that replays gradient boosting."""
 
     unit: ClassVar[str] = NATS
+
+    removed: float = option(0.0, REMOVED)
+    centres: int = option(20, CENTRES)
+
+    def check(self) -> None:
+        """The question and the number of fits."""
+        self.expect(0 <= self.removed < 1, "removed", "a share of at least 0 and below 1")
+        self.expect(self.centres >= 2, "centres", "2 or more")
+
+    def fit(self, model: Any, train: Examples) -> Fitted:
+        """At the model, or, with rows removed, at fits of the recipe without them."""
+        if self.removed == 0:
+            return super().fit(model, train)
+        if not isinstance(model, EstimatorRecipe):
+            self.expect(
+                False, "removed", f"0 with a {type(model).__name__}, or assay.EstimatorRecipe(estimator) as the model"
+            )
+        kept = kept_rows(len(train), self.removed, self.centres, model.seed)
+        return Without(model, train, kept, super().fit)
 
     def prepare(self, read: Read) -> tuple[Scorer, Callable[[], tuple[str, ...]]]:
         """Replay, then what the method makes of it."""

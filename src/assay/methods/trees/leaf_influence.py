@@ -60,6 +60,7 @@ class LeafInfluence(BoostedMethod):
 
     def check(self) -> None:
         """At least one leaf."""
+        super().check()
         self.expect(self.leaves >= 1, "leaves", "at least 1")
 
     def scorer(self, run: Replay) -> Scorer:
