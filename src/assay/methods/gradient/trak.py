@@ -4,9 +4,10 @@
     phi_c(i) = projected grad f_i at model c, rows of Phi_c
     score(i, q) = [mean_c (1 - p_c(i))] * [mean_c phi_c(i)^T (Phi_c^T Phi_c + lam I)^-1 phi_c(q)]
 
-the two means taken apart, as the authors' code does. `newton=True` weights the Gram matrix by `p(1 - p)`, the Hessian
-of the logistic regression (give `damping` = N x weight decay): then a score is the change of q's margin when i leaves,
-up to i's leverage. For a language model f is the sum of the token margins and 1 - p their mean.
+the two means taken apart, as the authors' code does. The paper has lam = 0; ours is the mean of the diagonal by
+default, which predicts retraining about twice as well (docs/methods/trak.md). `newton=True` weights the Gram matrix by
+`p(1 - p)`, the Hessian of the logistic regression (give `damping` = N x weight decay): then a score is the change of q's
+margin when i leaves, up to i's leverage. For a language model f is the sum of the token margins and 1 - p their mean.
 
 Paper: Park et al., TRAK: Attributing Model Behavior at Scale, 2023 (arXiv 2303.14186), eq. 13-17. Cost: M models x
 (N + Q) gradients, a Gram matrix of N k^2 and its factorisation k^3, in float64. Checkpoints should be independently
@@ -45,11 +46,7 @@ class TRAK(GradientMethod):
     measure: Choosable = option(  # noqa: RUF009 - a field
         "margin", "what of a query is explained: loss, margin, log-odds:TOKEN, contrast; in Python also a function"
     )
-    damping: float | None = option(
-        None,
-        "added to the Gram matrix; by default 0 if it can be inverted and there are four rows a dimension, else 1e-3 "
-        "of its mean diagonal",
-    )
+    damping: float | None = option(None, "added to the Gram matrix; by default its mean diagonal")
     newton: bool = option(False, "weight the Gram matrix by p(1 - p), which calibrates the size of the scores")
 
     def check(self) -> None:
@@ -88,16 +85,14 @@ class TRAK(GradientMethod):
                 f"feature; at most {MOST_DIMENSIONS:,} were expected. Compress more: compression='sjlt:2048'."
             )
         gram = self._gram(index, stage)
-        ridge = 1e-3 * float(gram.diagonal().mean())
-        plain = index.rows >= 4 * index.dim
-        for lam in [self.damping] if self.damping is not None else [0.0] * plain + [ridge]:
-            factor = cholesky(gram, lam)
-            if factor is not None:
-                return factor
-        raise MethodError(
-            f"The Gram matrix of {index.rows} examples in {index.dim} dimensions is singular. Give damping (for "
-            f"example {ridge:.2g}), a smaller projection, or more examples."
-        )
+        usual = float(gram.diagonal().mean())
+        factor = cholesky(gram, usual if self.damping is None else self.damping)
+        if factor is None:
+            raise MethodError(
+                f"The Gram matrix of {index.rows} examples in {index.dim} dimensions is singular. Give damping (for "
+                f"example {usual:.2g}), a smaller projection, or more examples."
+            )
+        return factor
 
     def _gram(self, index: StoredIndex, stage: int) -> Float64[Tensor, "k k"]:
         gram = torch.zeros(index.dim, index.dim, dtype=torch.float64)
