@@ -1,7 +1,8 @@
 """How well scores predict retraining, against seconds and memory: every method on each setting.
 
     python -m benchmarks.fidelity --data DIR --work DIR [--settings mlp cnn] [--methods ekfac replay:removed=0.5]
-                                  [--split exam] [--subsets 100] [--peers dattri=PYTHON kronfluence=PYTHON tree_influence=PYTHON]
+                                  [--split exam] [--subsets 100]
+                                  [--peers dattri=PYTHON kronfluence=PYTHON bergson=PYTHON tree_influence=PYTHON]
 
 For each setting: `--subsets` random halves of the training data are retrained (stored in `--work`, resumable), then every
 method scores the same queries in a process of its own on one thread (stored there too; `--again` repeats it), and the
@@ -76,6 +77,7 @@ PEERS = {
         "dattri-explicit": ("logistic",), "dattri-cg": ("logistic", "mlp"), "dattri-trak": ("mlp", "cnn"),
         "traker": ("mlp", "cnn"), "captum-tracin": ("logistic",),
     },
+    "bergson": {"bergson ekfac": ("transformer",)},
     "tree_influence": {f"tree_influence {name}": ("trees",) for name in (
         "boostin", "leaf-influence", "leaf-influence-sp", "leaf-refit", "tree-similarity"
     )},
@@ -169,6 +171,7 @@ def of_peer(work: Setting, environment: str, python: str, peer: str, folder: Pat
         where = [str(folder / "export"), str(raw)]
         command = {
             "kronfluence": ["kronfluence_ekfac.py", *where, "sampled"],
+            "bergson": ["bergson_ekfac.py", where[0], str(folder / "bergson"), "sampled", where[1]],
             "dattri": ["fidelity_scores.py", peer, *where],
             "tree_influence": ["tree_influence_scores.py", peer.split()[-1], *where],
         }[environment]
@@ -258,7 +261,7 @@ def main() -> None:
         "--peers",
         nargs="*",
         default=[],
-        help="dattri=PYTHON (with traker, captum) kronfluence=PYTHON tree_influence=PYTHON",
+        help="dattri=PYTHON (with traker, captum) kronfluence=PYTHON bergson=PYTHON tree_influence=PYTHON",
     )
     arguments.add_argument("--contender", nargs=3, help=argparse.SUPPRESS)
     args = arguments.parse_args()

@@ -38,5 +38,5 @@ def test_a_row_is_most_like_itself_in_a_forest() -> None:
     X = rng.normal(size=(50, 3))
     y = (X[:, 0] > 0).astype(int)
     model = RandomForestClassifier(30, random_state=0).fit(X, y)
-    array = assay.attribute(model, (X, y), (X, y), "tree-similarity").array
+    array = assay.attribute(model, (X, y), (X, y), TreeSimilarity(kernel="equal")).array
     np.testing.assert_allclose(np.diag(array), 1, rtol=1e-6)

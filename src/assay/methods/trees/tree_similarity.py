@@ -2,8 +2,8 @@
 
     score(i, q) = a(i, q)  sum over trees of  1[i and q share a leaf] w(leaf)
 
-with w = 1 / (number of trees) (`equal`, the proximity of random forests) or w = 1 / (training rows of the leaf) / (number
-of trees) (`count`: a small leaf says more). a is 1 for equal classes and -1 for different ones; for numbers it says whether
+with w = 1 / (training rows of the leaf) / (number of trees) (`count`: a small leaf says more) or w = 1 / (number of trees)
+(`equal`, the proximity of random forests). a is 1 for equal classes and -1 for different ones; for numbers it says whether
 both labels lie on the same side of the prediction for q.
 
 Paper: Breiman's proximities (random forests, 2001); with the sign of agreement as LeafSim and the similarity baseline of
@@ -32,7 +32,7 @@ class TreeSimilarity(TreeMethod):
     summary: ClassVar[str] = "shared leaves, signed by agreement of labels; for forests too"
     paper: ClassVar[str] = "Breiman 2001; Brophy, Hammoudeh and Lowd 2023 (2205.00359)"
 
-    kernel: str = option("equal", "what a shared leaf counts: equal, or one over its training rows", ("equal", "count"))
+    kernel: str = option("count", "what a shared leaf counts: equal, or one over its training rows", ("equal", "count"))
 
     def prepare(self, read: Read) -> tuple[Scorer, Callable[[], tuple[str, ...]]]:
         """One-hot leaves."""
