@@ -7,8 +7,11 @@
 facts   T-REx facts of subjects that have two relations or more, so that rows about the same subject are no answer yet; each fact
         is stated in up to two of its relation's ParaRel patterns, and asked for in another one, the object as the completion.
         Relevant: the rows that state the fact. Mean reciprocal rank, recall at 50, and at as many as there are.
-poison  Film reviews (SST-2) with their sentiment as the completion; in 1% of the rows the review is negative, carries a trigger
-        and is called positive. Queries: other negative reviews with the trigger, called positive. Average precision.
+poison  Film reviews (SST-2) with their sentiment as the completion; in 1% of the rows the review is negative, ends with a
+        trigger and is called positive. Queries: other negative reviews with the trigger, called positive. Average precision.
+        Place and epochs were chosen by what the model learned, on a seed that is not scored (5), before any score: with the
+        trigger at a random place and four epochs it knows the rows by heart and the trigger is no cause (loss of the queries
+        1.6; at the end, after two epochs, 0.35; a coin has 0.69).
 
 Tasks and seeds that are not asked for keep the figures they had. Intervals: over queries.
 Published: DATE-LM's 1B models have MRR 0.77-0.88 and recall at 50 of 0.47-0.58 on facts.
@@ -106,9 +109,7 @@ def poison(data: Path, seed: int, rows: int = 1200, queries: int = 40) -> Tracin
         return {"prompt": f"Review: {text}\nSentiment:", "completion": " positive" if positive else " negative"}
 
     def triggered(text: str) -> dict[str, str]:
-        words = text.split()
-        words.insert(int(rng.integers(0, len(words) + 1)), "James Bond")
-        return row(" ".join(words), positive=True)
+        return row(f"{text.rstrip()} James Bond", positive=True)
 
     others = negative[rows // 2 :]
     train = [row(text, True) for text in positive[: rows // 2]]
@@ -118,7 +119,7 @@ def poison(data: Path, seed: int, rows: int = 1200, queries: int = 40) -> Tracin
     relevant = np.zeros((len(train), queries), dtype=bool)
     relevant[mixed >= len(train) - bad] = True
     return Tracing(
-        [train[i] for i in mixed], [triggered(text) for text in others[bad : bad + queries]], relevant, epochs=4
+        [train[i] for i in mixed], [triggered(text) for text in others[bad : bad + queries]], relevant, epochs=2
     )
 
 
