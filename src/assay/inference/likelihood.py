@@ -36,11 +36,13 @@ class Request:
 @dataclass(frozen=True)
 class Likelihood:
     """`values`: the log-probability of each counted token, in nats, in their order. `lead`: characters at the start of a
-    prompt that have none, because nothing stands before them.
+    prompt that have none, because nothing stands before them. `first`: whether the token was the likeliest there (one of the
+    likeliest, of equals); None where a server does not tell.
     """
 
     values: tuple[float, ...]
     lead: int = 0
+    first: tuple[bool, ...] | None = None
 
     @property
     def count(self) -> int:
