@@ -655,6 +655,7 @@ def guard(result: dict[str, Any]) -> str:
             cases = int(row["cases"])
             rows.append([
                 name, str(cases), f"{int(row['improved'])} of {int(row['could'])}", str(int(row["exact"])), str(int(row["false"])),
+                str(int(row["another"])),
                 f"{row['visited'] / max(1, cases):.0f}", f"{row['lambda']:.2g}", f"{1000 * row['cpu_seconds_a_case']:.0f}",
             ])  # fmt: skip
             if "introspection" in row:
@@ -669,6 +670,7 @@ def guard(result: dict[str, Any]) -> str:
                         "",
                         "",
                         "",
+                        "",
                     ]
                 )
     header = [
@@ -677,6 +679,7 @@ def guard(result: dict[str, Any]) -> str:
         "labels improved, of those that can",
         "exactly minimal",
         "needed document left out",
+        "another answer",
         "scorings a case",
         "lambda",
         "CPU ms a case",

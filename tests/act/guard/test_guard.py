@@ -49,7 +49,7 @@ def test_the_needed_document_stays_and_the_others_go(reader: Model, search: Any,
     assert (verdict.label, verdict.conservative) == (f"{{{label}}}", "{a, b, c, d, e}")
     assert verdict.improved
     assert len(verdict.documents) == 1
-    assert verdict.output.startswith(query["completion"].strip())
+    assert verdict.output.startswith(query["completion"])
     assert verdict.likelihood == pytest.approx(verdict.full, abs=1e-6)
 
 
@@ -82,7 +82,7 @@ def test_exact_is_brute_force_over_the_powerset(seed: int) -> None:
     texts = draw.sample(["the cat", "a big dog", "hello", "who are you", "the red tree", "I saw"], 4)
     documents = [{"text": text, "label": name} for text, name in zip(texts, "abcd", strict=True)]
     prompts = Prompt(AskedLocal(model), tuple(texts), "the dog", "{document}\n\n")
-    own = " " + prompts.generate((0, 1, 2, 3), 4)
+    own = prompts.generate((0, 1, 2, 3), 4)
     for output, lam in itertools.product((own, " sat on the mat"), (0.0, 0.05, 0.3, 9.0)):
         query = {"prompt": "the dog", "completion": output}
         (verdict,) = assay.guard(model, documents, [query], search="exact", lam=lam, tokens=3).verdicts
@@ -189,7 +189,7 @@ def test_a_document_that_decides_between_two_nearly_equal_words_is_kept() -> Non
     documents = [{"text": "w1 .", "label": "secret"}, {"text": "w4 .", "label": "public"}]
     query = {"text": "w5 is"}
     (verdict,) = assay.guard(model, documents, [query], lattice="public < secret", tokens=1, lam=0.5).verdicts
-    assert (verdict.output, verdict.label, verdict.improved) == ("w2", "secret", False)
+    assert (verdict.output, verdict.label, verdict.improved) == (" w2", "secret", False)
     prompt = Prompt(AskedLocal(model), ("w1 .", "w4 ."), "w5 is", "{document} ")
     full, without = prompt.read(" w2", [(0, 1), (1,)])
     assert 0.005 < largest_drop(full, without) < 0.05
@@ -202,7 +202,7 @@ def test_a_document_that_decides_between_two_nearly_equal_words_is_kept() -> Non
     # and the same document is not needed where a public one says it as well
     documents[1]["text"] = "w1 w4 ."
     (verdict,) = assay.guard(model, documents, [query], lattice="public < secret", tokens=1, lam=0.5).verdicts
-    assert (verdict.output, verdict.label) == ("w2", "public")
+    assert (verdict.output, verdict.label) == (" w2", "public")
 
 
 def test_what_stays_first() -> None:
@@ -409,7 +409,11 @@ def test_the_command(tmp_path: Path) -> None:
     model = saved("Llama", tmp_path / "model")
     rows = [{"text": "the cat sat", "label": "public", "id": "p"}, {"text": "a big dog", "label": "secret", "id": "s"}]
     documents = write(tmp_path / "documents.jsonl", rows)
-    queries = write(tmp_path / "queries.jsonl", [{"text": "the dog", "id": "q"}, {"text": "hello", "id": "r"}])
+    asked = [
+        {"prompt": "the dog", "completion": " sat", "id": "q"},
+        {"prompt": "hello", "completion": " you", "id": "r"},
+    ]
+    queries = write(tmp_path / "queries.jsonl", asked)
     words = ["guard", model, "--documents", documents, "--queries", queries, "--output-tokens", 4]
     found = json_lines(
         run(*words, "--lattice", CHAIN, "--lam", 5, "--introspect", "--out", tmp_path / "v.json", "--json")

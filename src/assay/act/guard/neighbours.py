@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from assay.act.guard.scorers import Kept, Scorer, encoded
+from assay.act.guard.scorers import Kept, Scorer, continued, encoded
 from assay.errors import DataError
 from assay.inference import Likelihood, Local
 from assay.models import Model
@@ -109,7 +109,7 @@ class Neighbours(Scorer):
             if token == task.tokenizer.eos_token_id:
                 break
             ids.append(token)
-        return task.tokenizer.decode(ids[start:], skip_special_tokens=True)
+        return continued(task, ids[:start], ids[start:])
 
     def _mixed(
         self, own: Float64[Tensor, "n c"], distances: Float64[Tensor, "n m"], kept: Kept

@@ -1,18 +1,19 @@
 """Permissive labels: the smallest label an output really depends on, and the output made anew from what that label allows.
 
     drop(L) = max over tokens t of  log p(y_t | x, all documents, y_<t) - log p(y_t | x, documents of at most L, y_<t)
-    L is similar if drop(L) <= lambda, and each y_t that is the likeliest token given all documents is it given those of at most L
+    L is similar if drop(L) <= lambda, and each y_t that is the likeliest token given all documents still is so given those
 
 `y` the output from all documents (or the one given), `x` the question. The second condition is for two tokens that are nearly
-equal: a document may decide between them and hardly change the likelihood of either. From the join of all labels the search goes down through
-similar labels (`search.py`); of the minimal ones that with the smallest drop is taken, and y' is generated from its documents
-alone. y' is what is given out: nothing above its label was in the prompt, so nothing above can flow, whatever the search did.
-What the choice of the label itself tells about the documents above it is not hidden.
+equal: a document may decide between them and hardly change the likelihood of either. From the join of all labels the search
+goes down through similar labels (`search.py`); of the minimal ones that with the smallest drop is taken, and y' is generated
+from its documents alone. y' is what is given out: nothing above its label was in the prompt, so nothing above can flow,
+whatever the search did. What the choice of the label itself tells about the documents above it is not hidden.
 
 Paper: Siddiqui et al. 2024, Permissive Information-Flow Analysis for Large Language Models (arXiv 2410.03055, TMLR 2025),
 Algorithm 1. Deviations: the worst token decides, not the output's likelihood a token, in which one word that a document decided
-weighs less the longer the output is; what the model would choose counts as well; similarity is to all documents, not to the label above (which would add up a lambda a
-step); documents keep their order and carry no numbers, so that leaving one out moves the others and changes nothing else.
+weighs less the longer the output is; what the model would choose counts as well; similarity is to all documents, not to the
+label above (which would add up a lambda a step); documents keep their order and carry no numbers, so that leaving one out
+moves the others and changes nothing else.
 
 Cost: a scoring for each label that is looked at, at worst exponential in the number of distinct labels; scorings are shared by
 labels with the same documents, those of one step go in one batch, and beyond `visits` labels the search is greedy.

@@ -64,7 +64,7 @@ class AskedLocal(Asked):
         """Greedy."""
         asked = Local.seen(self.model)
         start = asked.task.tokenizer(prompt, verbose=False)["input_ids"]
-        return asked.task.tokenizer.decode(asked.generate(start, tokens), skip_special_tokens=True)
+        return continued(asked.task, start, asked.generate(start, tokens))
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,13 @@ class Prompt(Scorer):
     def prompt(self, kept: Kept) -> str:
         """What the model reads."""
         return "".join(self.template.replace(PLACE, self.documents[k]) for k in kept) + self.question
+
+
+def continued(task: CausalLM, start: Sequence[int], made: Sequence[int]) -> str:
+    """The text of tokens behind others, with the space between them, which many tokenizers leave out at a text's start."""
+    before = task.tokenizer.decode(start, skip_special_tokens=True)
+    whole = task.tokenizer.decode([*start, *made], skip_special_tokens=True)
+    return whole[len(before) :] if whole.startswith(before) else task.tokenizer.decode(made, skip_special_tokens=True)
 
 
 def encoded(task: CausalLM, start: str, end: str) -> Tokens:
