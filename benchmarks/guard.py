@@ -137,7 +137,8 @@ def trial(model: Any, make: Any, cases: int, lam: float, **settings: Any) -> dic
         counts["false"] += bool(case["holding"]) and not case["holding"] & {
             d.rpartition(":")[2] for d in verdict.documents
         }
-        counts["another"] += verdict.output.split()[:1] != case["query"]["completion"].split()[:1]
+        wanted = case["query"]["completion"].split()[:1]
+        counts["another"] += bool(case["holding"]) and verdict.output.split()[:1] != wanted
         if verdict.introspected is not None:
             asked["improved"] += verdict.introspected != verdict.conservative
             asked["false"] += not any(allows(case["lattice"], verdict.introspected, labels[d]) for d in case["holding"])

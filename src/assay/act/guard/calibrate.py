@@ -20,9 +20,8 @@ class Drops:
     """Nats that one token loses at most, of several outputs.
 
     `irrelevant`: without all documents that they did not need; infinite where a token stops being the model's choice, so
-    that no lambda would do. `needed`: without the one that they did need, the smallest of several choices of the other
-    documents (all, each alone, none). `unnoticed`: the smallest of those at which every choice of the model stays, so that
-    only lambda can keep the document; infinite where there is none.
+    that no lambda would do. `needed`: given all documents but the one that they did need. `unnoticed`: the same where every
+    choice of the model stays, so that only lambda can keep the document; infinite where one changes.
     """
 
     irrelevant: Float64[np.ndarray, " n"]
@@ -44,13 +43,8 @@ def _drop(model: Model, texts: Examples, queries: Examples, k: int, one: int, te
     scorer = Prompt(asked_of(model, None), tuple(texts.texts), str(query.data["prompt"]), template)
     every = tuple(range(len(texts)))
     others = tuple(other for other in every if other != one)
-    without = list(dict.fromkeys([others, *((other,) for other in others), ()]))
-    full, alone, *rest = scorer.read(str(query.data["completion"]), [every, (one,), *without])
-    return [
-        _noticed(full, alone),
-        min(largest_drop(full, some) for some in rest),
-        min(_noticed(full, some) for some in rest),
-    ]
+    full, alone, without = scorer.read(str(query.data["completion"]), [every, (one,), others])
+    return [_noticed(full, alone), largest_drop(full, without), _noticed(full, without)]
 
 
 def _noticed(full: Likelihood, some: Likelihood) -> float:
