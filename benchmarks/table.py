@@ -687,7 +687,7 @@ def guard(result: dict[str, Any]) -> str:
     return (
         f"## Permissive labels\n\n{_made(result)}\n{_rows(header, rows)}\n"
         "Six documents (four for stories15m), one of which the answer needs (or two, or none); sets of sources and a chain of four. `reader` has no weights and "
-        "expects what followed its last two tokens before. Lambda is calibrated on cases of its own. Aims: 85% of the labels improve, no "
+        "expects what followed its last two tokens before. Lambda is calibrated on cases of its own. Another answer: it does not begin with the planted word. Aims: 85% of the labels improve, no "
         "needed document left out in 1,000.\n"
     )
 
