@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Bool, Float64
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -43,6 +46,11 @@ class Likelihood:
     values: tuple[float, ...]
     lead: int = 0
     first: tuple[bool, ...] | None = None
+
+    @staticmethod
+    def of(values: Float64[np.ndarray, " n"], first: Bool[np.ndarray, " n"]) -> "Likelihood":
+        """From arrays."""
+        return Likelihood(tuple(map(float, values)), first=tuple(map(bool, first)))
 
     @property
     def count(self) -> int:

@@ -140,9 +140,9 @@ class Local:
             lengths = torch.tensor([before + len(each) for each in sequences], device=device)
             inputs["attention_mask"] = (torch.arange(before + longest, device=device) < lengths[:, None]).long()
         logs, first = self._judged(inputs, ids, counted)
-        counts: list[int] = counted[:, 1:].sum(1).tolist()
-        rows = zip(logs.double().cpu().split(counts), first.cpu().split(counts), strict=True)
-        return [Likelihood(tuple(values.tolist()), first=tuple(firsts.tolist())) for values, firsts in rows]
+        ends = counted[:, 1:].sum(1).cumsum(0)[:-1].cpu().numpy()
+        rows = zip(np.split(logs.double().cpu().numpy(), ends), np.split(first.cpu().numpy(), ends), strict=True)
+        return [Likelihood.of(*row) for row in rows]
 
     def _judged(
         self, inputs: dict[str, Any], ids: Int[Tensor, "batch time"], counted: Bool[Tensor, "batch time"]
@@ -153,8 +153,8 @@ class Local:
         if head is None:
             return _judge(self.model.module(**inputs).logits[:, :-1][predicted], target)
         hidden: Tensor = head.backbone(**inputs).last_hidden_state[:, :-1][predicted]
-        parts = zip(hidden.split(head.chunk), target.split(head.chunk), strict=True)
-        logs, first = zip(*(_judge(head.linear(part), aim) for part, aim in parts), strict=True)
+        parts = [slice(start, start + head.chunk) for start in range(0, max(1, len(hidden)), head.chunk)]
+        logs, first = zip(*(_judge(head.linear(hidden[part]), target[part]) for part in parts), strict=True)
         return torch.cat(logs), torch.cat(first)
 
 

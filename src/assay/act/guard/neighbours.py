@@ -125,7 +125,7 @@ class Neighbours(Scorer):
 def _read(p: Float64[Tensor, "n c"], target: Int[Tensor, " n"]) -> Likelihood:
     """Of each target."""
     chosen = p.gather(1, target[:, None]).squeeze(1)
-    return Likelihood(tuple(chosen.log().tolist()), first=tuple((chosen >= p.amax(1)).tolist()))
+    return Likelihood.of(chosen.log().cpu().numpy(), (chosen >= p.amax(1)).cpu().numpy())
 
 
 def _ids(model: Model, text: str) -> list[int]:
