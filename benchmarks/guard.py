@@ -5,7 +5,8 @@
 A case: six documents, one fact each; the question asks for one (planted), the output is that fact. Labels are sources (the
 powerset) in even cases, a chain of four in odd ones. In every fifth case a second document, with another label, says the same,
 and in every tenth the question asks for what no document has. A label is falsely declassified if the documents it allows
-do not hold the fact. Lambda is calibrated on 50 other cases, drawn with other seeds.
+do not hold the fact; its answer is another if what is written from them does not begin with the fact's first word. Lambda is
+calibrated on 50 other cases, drawn with other seeds.
 
 The 1,000 cases go through a model without weights that expects what followed its last two tokens before; `--trained` cases,
 with `--data`, through stories15m: four documents, each the second sentence of a story of TinyStories; the question is one of
@@ -113,7 +114,7 @@ def trial(model: Any, make: Any, cases: int, lam: float, **settings: Any) -> dic
     import assay
 
     counts: dict[str, float] = dict.fromkeys(
-        ("cases", "unanswered", "could", "improved", "false", "visited", "exact"), 0
+        ("cases", "unanswered", "could", "improved", "false", "another", "visited", "exact"), 0
     )
     asked = {"improved": 0, "false": 0}
     start = time.process_time()
@@ -136,6 +137,8 @@ def trial(model: Any, make: Any, cases: int, lam: float, **settings: Any) -> dic
         counts["false"] += bool(case["holding"]) and not case["holding"] & {
             d.rpartition(":")[2] for d in verdict.documents
         }
+        wanted = case["query"]["completion"].split()[:1]
+        counts["another"] += bool(case["holding"]) and verdict.output.split()[:1] != wanted
         if verdict.introspected is not None:
             asked["improved"] += verdict.introspected != verdict.conservative
             asked["false"] += not any(allows(case["lattice"], verdict.introspected, labels[d]) for d in case["holding"])

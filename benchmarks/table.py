@@ -655,6 +655,7 @@ def guard(result: dict[str, Any]) -> str:
             cases = int(row["cases"])
             rows.append([
                 name, str(cases), f"{int(row['improved'])} of {int(row['could'])}", str(int(row["exact"])), str(int(row["false"])),
+                str(int(row["another"])),
                 f"{row['visited'] / max(1, cases):.0f}", f"{row['lambda']:.2g}", f"{1000 * row['cpu_seconds_a_case']:.0f}",
             ])  # fmt: skip
             if "introspection" in row:
@@ -669,6 +670,7 @@ def guard(result: dict[str, Any]) -> str:
                         "",
                         "",
                         "",
+                        "",
                     ]
                 )
     header = [
@@ -677,6 +679,7 @@ def guard(result: dict[str, Any]) -> str:
         "labels improved, of those that can",
         "exactly minimal",
         "needed document left out",
+        "another answer",
         "scorings a case",
         "lambda",
         "CPU ms a case",
@@ -684,7 +687,7 @@ def guard(result: dict[str, Any]) -> str:
     return (
         f"## Permissive labels\n\n{_made(result)}\n{_rows(header, rows)}\n"
         "Six documents (four for stories15m), one of which the answer needs (or two, or none); sets of sources and a chain of four. `reader` has no weights and "
-        "expects what followed its last two tokens before. Lambda is calibrated on cases of its own. Aims: 85% of the labels improve, no "
+        "expects what followed its last two tokens before. Lambda is calibrated on cases of its own. Another answer: it does not begin with the planted word. Aims: 85% of the labels improve, no "
         "needed document left out in 1,000.\n"
     )
 

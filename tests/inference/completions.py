@@ -3,7 +3,8 @@
     python completions.py FOLDER        serves the model saved there; prints its port
 
 The first part of the path says how: `/echo/v1` as vLLM and llama-cpp-python answer, `/prompt/v1` by vLLM's prompt_logprobs
-alone, `/generated/v1` as llama.cpp (log-probabilities of the generated token only), `/ignores/v1` as transformers serve;
+alone, `/bare/v1` as echo but without top_logprobs, `/partly/v1` with some of them, `/generated/v1` as llama.cpp
+(log-probabilities of the generated token only), `/ignores/v1` as transformers serve;
 `/locked/v1` wants the key "open-sesame" and repeats a wrong one; `/busy3/v1` refuses each request three times with 429,
 `/shaky/v1` breaks every second request, `/down/v1` has errors, `/stalls/v1` waits, `/slow/v1` takes its time, `/html/v1`,
 `/list/v1`, `/empty/v1`, `/short/v1`, `/nan/v1`, `/positive/v1`, `/other/v1` (another model), `/lost/v1` close the line.
@@ -94,6 +95,7 @@ class Handler(BaseHTTPRequestHandler):
                 ids.append(int(logp[-1].argmax()))
         values: list[Any] = [None] + [float(logp[t - 1, ids[t]]) for t in range(1, len(ids))]
         words = [tokenizer.decode([token]) for token in ids]
+        likeliest = [None] + [(int(row.argmax()), float(row.max())) for row in logp[: len(ids) - 1]]
         if way == "other":
             values = [None] + [value - 1 for value in values[1:]]
         if way in ("generated", "ignores"):
@@ -104,12 +106,20 @@ class Handler(BaseHTTPRequestHandler):
             values[-3] = float("nan")
         if way == "positive":
             values[-3] = 0.5
+        top: list[Any] = [None if each is None else {tokenizer.decode([each[0]]): each[1]} for each in likeliest]
+        if way == "partly":
+            top[-2] = None
         choice: dict[str, Any] = {"index": 0, "text": tokenizer.decode(ids[count:]), "logprobs": None}
         if "prompt_logprobs" in body and way == "prompt":
-            each = zip(ids[1:count], values[1:count], words[1:count], strict=True)
-            choice["prompt_logprobs"] = [None] + [{str(i): {"logprob": v, "decoded_token": w}} for i, v, w in each]
+            ranks = [1 + int((logp[t - 1] > logp[t - 1, ids[t]]).sum()) for t in range(1, count)]
+            each = zip(ids[1:count], values[1:count], words[1:count], ranks, strict=True)
+            choice["prompt_logprobs"] = [None] + [
+                {str(i): {"logprob": v, "rank": r, "decoded_token": w}} for i, v, w, r in each
+            ]
         elif way != "ignores" and body.get("echo"):
             choice["logprobs"] = {"tokens": words, "token_logprobs": values}
+            if way != "bare":
+                choice["logprobs"]["top_logprobs"] = top[-len(values) :]
         usage = {"prompt_tokens": count, "completion_tokens": len(ids) - count}
         return {"choices": [choice], "usage": usage}
 

@@ -1,13 +1,16 @@
 """In-context probing through a real server process, and through servers that misbehave."""
 
+import itertools
 import json
 import logging
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,9 @@ from tests.support import examples
 
 import assay
 from assay import Server
+from assay.act.guard.scorers import AskedLocal, Prompt
 from assay.errors import DataError, InputError, MethodError, ModelError, ServerError
+from assay.inference import Request, Session
 from assay.inference.client import Client
 from assay.inference.kept import folder_of
 
@@ -96,7 +101,7 @@ def test_many_are_under_way_and_a_rate_is_kept(port: int, local: np.ndarray, tmp
 
 
 def test_generation(port: int, bytes_model: Path) -> None:
-    from assay.inference import Local, Session
+    from assay.inference import Local
 
     model = assay.load(bytes_model)
     with Session(server(port)) as session:
@@ -319,6 +324,67 @@ def test_guard_asks_a_server_as_it_asks_a_model(port: int, bytes_model: Path) ->
             assert (one.label, one.minimal, one.documents) == (other.label, other.minimal, other.documents)
             assert (one.drop, one.likelihood) == pytest.approx((other.drop, other.likelihood), abs=1e-4)
             assert one.visited == other.visited
+
+
+def test_guard_hears_from_a_server_what_the_model_would_choose(port: int, bytes_model: Path) -> None:
+    """Outputs of the model's own, whose choice changes without documents; lambda forbids nothing. A server that does not tell
+    what is likeliest leaves it to lambda, and the verdict says so.
+    """
+    model = assay.load(bytes_model)
+    documents = [{"text": one.text, "label": label} for one, label in zip(POOL[:2], ("a", "b"), strict=True)]
+    queries, every = [], Prompt(AskedLocal(model), tuple(one.text for one in POOL[:2]), "", "{document}\n\n")
+    for question in ("the cat sat", "hello who", "the dog"):
+        whole, tokens = replace(every, question=question), 0
+        while tokens < 12:  # until the choice of the model given nothing is another
+            tokens += 1
+            written = whole.generate((0, 1), tokens)
+            if written.isascii() and whole.read(written, [(0, 1)])[0].first != whole.read(written, [()])[0].first:
+                queries.append({"prompt": question, "completion": written})
+                break
+    given: dict[str, Any] = {"documents": documents, "queries": queries, "lam": 50.0, "tokens": 2, "search": "exact"}
+    expected = assay.guard(model, **given).verdicts
+    assert {verdict.label for verdict in expected} != {"{}"}
+    assert all(verdict.note is None for verdict in expected)
+    for way, tokenizer in itertools.product(("echo", "prompt"), (None, str(bytes_model))):
+        for _ in range(2):  # the second time from kept answers
+            found = assay.guard(server(port, way, tokenizer=tokenizer), **given).verdicts
+            assert [one.minimal for one in found] == [one.minimal for one in expected]
+            assert all(one.note is None for one in found)
+    for way in ("bare", "partly"):
+        for one in assay.guard(server(port, way), **given).verdicts:
+            assert one.label == "{}"
+            assert one.note is not None
+            assert "does not tell which tokens are likeliest" in one.note
+
+
+def test_answers_of_an_earlier_format_are_asked_again(port: int, tmp_path: Path) -> None:
+    """A file as version 2 left it, whose rows would be read as something else."""
+    asked = server(port, answers=tmp_path / "kept")
+    (tmp_path / "kept").mkdir()
+    path = tmp_path / "kept" / f"{asked.fingerprint()[:32]}.sqlite"
+    base = sqlite3.connect(path)
+    base.execute(
+        "CREATE TABLE likelihoods (key BLOB PRIMARY KEY, logs BLOB NOT NULL, lead INTEGER NOT NULL) WITHOUT ROWID"
+    )
+    base.execute("INSERT INTO likelihoods VALUES (?, ?, ?)", (b"probe", np.array([-99.0]).tobytes(), 0))
+    base.commit()
+    base.close()
+    request = Request("the cat sat on the mat", 4)
+    with Session(asked) as session:
+        (fresh,) = session.each([request])
+        assert (session.sent, session.reused) == (1, 0)
+    with Session(asked) as session:
+        assert session.each([request]) == [fresh]
+        assert (session.sent, session.reused) == (0, 1)
+    assert fresh.first is not None
+    base = sqlite3.connect(path)
+    assert base.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall() == [("answers_3",)]
+    base.execute("UPDATE answers_3 SET first = NULL")  # kept while the server told less
+    base.commit()
+    base.close()
+    with Session(asked) as session:
+        assert session.each([request]) == [fresh]
+        assert (session.sent, session.reused) == (1, 0)
 
 
 @pytest.mark.parametrize("command", ["guard", "icp"])

@@ -2,10 +2,15 @@
 
 Two forms carry log-probabilities of the prompt:
 
-    echo       `echo: true, logprobs: 1`: `choices[0].logprobs` has `tokens` and `token_logprobs` of the prompt, then of what
-               was generated (vLLM, SGLang, llama-cpp-python's server, the completions interface as it was first defined)
-    prompt     `prompt_logprobs: 0`: `choices[0].prompt_logprobs` has null, then {token: {logprob, decoded_token}} for each
-               token (vLLM)
+    echo       `echo: true, logprobs: 1`: `choices[0].logprobs` has `tokens`, `token_logprobs` and `top_logprobs` of the prompt,
+               then of what was generated (vLLM, SGLang, llama-cpp-python's server, the completions interface as it was
+               first defined)
+    prompt     `prompt_logprobs: 0`: `choices[0].prompt_logprobs` has null, then {token: {logprob, rank, decoded_token}} for
+               each token (vLLM)
+
+Whether a token was the likeliest is told by the largest of its `top_logprobs`, or by its `rank`; where either is missing for a
+counted token, it is not known of the answer. (`top_logprobs` has words for keys, so that of two tokens with the same word a
+server may tell one: then the token counts as likeliest though its twin was.)
 
 llama.cpp's own llama-server (which refuses `echo`, or gives the generated token alone) and `transformers serve` (which
 ignores both) return neither. A server that counts fewer tokens than the prompt has is found here: wrong lengths never become
@@ -33,10 +38,17 @@ WANTED = (
 
 @dataclass(frozen=True)
 class Told:
-    """A prompt's tokens as the server tells them: its words for them (where it has them) and their log-probabilities."""
+    """A prompt's tokens as the server tells them: its words for them (where it has them), their log-probabilities, and
+    whether they were the likeliest (where it tells).
+    """
 
     tokens: Sequence[str | None]
     values: Sequence[float | None]
+    first: Sequence[bool | None]
+
+    def until(self, end: int) -> "Told":
+        """Those in front."""
+        return Told(self.tokens[:end], self.values[:end], self.first[:end])
 
 
 def body(model: str, prompt: str | tuple[int, ...], form: Form) -> dict[str, Any]:
@@ -83,8 +95,10 @@ def _told(answer: Mapping[str, Any], form: Form) -> Told:
     choice = _choice(answer)
     entries = choice.get("logprobs") if form == "echo" else choice.get("prompt_logprobs")
     if form == "prompt" and isinstance(entries, list):
-        pairs = [_entry(entry) for entry in cast(list[Any], entries)]
-        return Told([token for token, _ in pairs], [_number(value) for _, value in pairs])
+        found = [_entry(entry) for entry in cast(list[Any], entries)]
+        return Told(
+            [word for word, _, _ in found], [_number(value) for _, value, _ in found], [one for _, _, one in found]
+        )
     if form == "echo" and isinstance(entries, dict):
         pair = cast(dict[str, Any], entries)
         if isinstance(pair.get("token_logprobs"), list):
@@ -93,22 +107,36 @@ def _told(answer: Mapping[str, Any], form: Form) -> Told:
             if len(tokens) != len(values):
                 raise ServerError(f"The server tells {len(tokens)} tokens and {len(values)} log-probabilities of them.")
             words = [token if isinstance(token, str) else None for token in tokens]
-            return Told(words, [_number(value) for value in values])
+            numbers = [_number(value) for value in values]
+            return Told(words, numbers, _first(numbers, pair.get("top_logprobs")))
     raise ServerError(f"The server's answer has no log-probabilities of the prompt. {WANTED}")
 
 
-def _entry(entry: Any) -> tuple[str | None, Any]:
-    """Of vLLM's list: null, or one token."""
+def _first(values: Sequence[float | None], top: Any) -> list[bool | None]:
+    """Whether nothing is likelier, of each token; `top`: for each null, or words and log-probabilities."""
+    if not isinstance(top, list) or len(cast(list[Any], top)) != len(values):
+        return [None] * len(values)
+    best = [_best(each) for each in cast(list[Any], top)]
+    return [None if b is None or v is None else v >= b for v, b in zip(values, best, strict=True)]
+
+
+def _best(told: Any) -> float | None:
+    numbers = [_number(value) for value in cast(dict[str, Any], told).values()] if isinstance(told, dict) else []
+    return max((number for number in numbers if number is not None), default=None)
+
+
+def _entry(entry: Any) -> tuple[str | None, Any, bool | None]:
+    """Of vLLM's list, null or one token: its word, its log-probability, and whether its rank is 1."""
     if entry is None:
-        return None, None
+        return None, None, None
     entries: list[Any] = list(cast(dict[str, Any], entry).values()) if isinstance(entry, dict) else []
     if len(entries) != 1 or not isinstance(entries[0], dict):
         raise ServerError(
             "The server's prompt_logprobs do not tell which token is the prompt's; one each was expected."
         )
     told = cast(dict[str, Any], entries[0])
-    token = told.get("decoded_token")
-    return token if isinstance(token, str) else None, told.get("logprob")
+    token, rank = told.get("decoded_token"), told.get("rank")
+    return token if isinstance(token, str) else None, told.get("logprob"), rank == 1 if isinstance(rank, int) else None
 
 
 def _number(value: Any) -> float | None:
@@ -136,7 +164,7 @@ def _of_tokens(told: Told, count: int) -> Told:
         raise ServerError(
             f"The server tells {len(told.values)} log-probabilities for a prompt of {count} tokens and one more. {WANTED}"
         )
-    return Told(told.tokens[:count], told.values[:count])
+    return told.until(count)
 
 
 def _of_text(told: Told, prompt: str, letters: int, generated: Sequence[int]) -> Told:
@@ -153,7 +181,7 @@ def _of_text(told: Told, prompt: str, letters: int, generated: Sequence[int]) ->
         end = len(words) - number
         spelled = "".join(words[:end])
         if spelled.endswith(prompt if BROKEN not in spelled else prompt[len(prompt) - letters :]):
-            return Told(words[:end], told.values[:end])
+            return Told(words, told.values, told.first).until(end)
     if len(words) < 3 and len(prompt) > 40:
         raise ServerError(
             f"The server tells {len(words)} log-probabilities for a text of {len(prompt)} letters. {WANTED}"
@@ -168,35 +196,36 @@ _SEND = "Name the model's tokenizer (--tokenizer DIR), so that tokens are sent i
 
 def _end_of_text(told: Told, letters: int) -> Likelihood:
     """Tokens that end in the last so many letters; at the very start of a prompt a token has no log-probability."""
-    values: list[float] = []
+    places: list[int] = []
     left, position = letters, len(told.values) - 1
     while left > 0 and position >= 0:
-        value = told.values[position]
-        if value is None:
-            _expect_first(position)
+        if told.values[position] is None:
+            _expect_start(position)
             break
-        values.append(value)
+        places.append(position)
         left -= len(cast(str, told.tokens[position]))
         position -= 1
-    return _counted(values[::-1], max(0, left))
+    return _counted(told, places[::-1], max(0, left))
 
 
 def _marked(told: Told, counted: Sequence[bool]) -> Likelihood:
-    values: list[float] = []
+    places: list[int] = []
     for position, (value, mark) in enumerate(zip(told.values, counted, strict=True)):
         if mark and value is None:
-            _expect_first(position)
-        elif mark and value is not None:
-            values.append(value)
-    return _counted(values, 0)
+            _expect_start(position)
+        elif mark:
+            places.append(position)
+    return _counted(told, places, 0)
 
 
-def _expect_first(position: int) -> None:
+def _expect_start(position: int) -> None:
     if position > 0:
         raise ServerError(f"The server has no log-probability for token {position + 1} of a prompt. {WANTED}")
 
 
-def _counted(values: Sequence[float], lead: int) -> Likelihood:
-    if not values:
+def _counted(told: Told, places: Sequence[int], lead: int) -> Likelihood:
+    if not places:
         raise ServerError("The server's answer has no token to count: the text is a single token, with none before it.")
-    return Likelihood(tuple(values), lead)
+    values, first = (tuple(told.values[k] for k in places), tuple(told.first[k] for k in places))
+    known = None if None in first else cast(tuple[bool, ...], first)
+    return Likelihood(cast(tuple[float, ...], values), lead, known)

@@ -1,8 +1,10 @@
 """Answers on disk, by what was asked: a run that ended early goes on from them.
 
-One SQLite file a server and model. A row: SHA-256 of the request, each counted token's log-probability (float64), and the
-lead; never a text, never a key. Each answer is committed when it comes, so that a kill costs what was under way. A row `probe`
-holds what the model said of a fixed sentence: where that changes, another model answers, and the old answers go.
+One SQLite file a server and model. A row: SHA-256 of the request, each counted token's log-probability (float64), the lead,
+and whether each token was the likeliest (a byte each, or null); never a text, never a key. Each answer is committed when it
+comes, so that a kill costs what was under way. A row `probe` holds what the model said of a fixed sentence: where that changes,
+another model answers, and the old answers go. The table's name has the format's version; tables of other versions are removed,
+so that their answers are asked again.
 """
 
 import hashlib
@@ -17,7 +19,8 @@ from assay.errors import StorageError
 from assay.inference.likelihood import Likelihood, Request
 from assay.inference.server import Server
 
-VERSION = 2
+VERSION = 3
+TABLE, OLD = f"answers_{VERSION}", ("answers", "likelihoods")
 SAME = 0.02
 """Nats a token by which one model's answers to the probe differ from time to time."""
 NUMBER = np.dtype("<f8")
@@ -35,20 +38,28 @@ class Kept:
             self._base = sqlite3.connect(self.path, timeout=30, isolation_level=None)
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=NORMAL")
+            for table in OLD:
+                self._base.execute(f"DROP TABLE IF EXISTS {table}")
             self._base.execute(
-                "CREATE TABLE IF NOT EXISTS likelihoods "
-                "(key BLOB PRIMARY KEY, logs BLOB NOT NULL, lead INTEGER NOT NULL) WITHOUT ROWID"
+                f"CREATE TABLE IF NOT EXISTS {TABLE} "
+                "(key BLOB PRIMARY KEY, logs BLOB NOT NULL, lead INTEGER NOT NULL, first BLOB) WITHOUT ROWID"
             )
         except (OSError, sqlite3.Error) as error:
             raise self._error(error) from error
 
     def same_model(self, probe: Likelihood) -> bool:
-        """Whether the model is the one that gave the kept answers; if not, they are removed. Raises StorageError."""
+        """Whether the model is the one that gave the kept answers, and its server tells as much; if not, they are removed.
+        Raises StorageError.
+        """
         known = self._get(_PROBE)
-        same = known is None or (known.count == probe.count and abs(known.mean - probe.mean) <= SAME)
+        same = known is None or (
+            known.count == probe.count
+            and abs(known.mean - probe.mean) <= SAME
+            and (known.first is None) == (probe.first is None)
+        )
         try:
             if not same:
-                self._base.execute("DELETE FROM likelihoods")
+                self._base.execute(f"DELETE FROM {TABLE}")
             if known is None or not same:
                 self._put(_PROBE, probe)
         except sqlite3.Error as error:
@@ -72,14 +83,18 @@ class Kept:
 
     def _get(self, key: bytes) -> Likelihood | None:
         try:
-            row = self._base.execute("SELECT logs, lead FROM likelihoods WHERE key = ?", (key,)).fetchone()
+            row = self._base.execute(f"SELECT logs, lead, first FROM {TABLE} WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error as error:
             raise self._error(error) from error
-        return None if row is None else Likelihood(tuple(np.frombuffer(row[0], NUMBER).tolist()), int(row[1]))
+        if row is None:
+            return None
+        first = None if row[2] is None else tuple(byte == 1 for byte in row[2])
+        return Likelihood(tuple(np.frombuffer(row[0], NUMBER).tolist()), int(row[1]), first)
 
     def _put(self, key: bytes, answer: Likelihood) -> None:
-        row = (key, np.array(answer.values, NUMBER).tobytes(), answer.lead)
-        self._base.execute("INSERT OR REPLACE INTO likelihoods VALUES (?, ?, ?)", row)
+        first = None if answer.first is None else bytes(answer.first)
+        row = (key, np.array(answer.values, NUMBER).tobytes(), answer.lead, first)
+        self._base.execute(f"INSERT OR REPLACE INTO {TABLE} VALUES (?, ?, ?, ?)", row)
 
     def _error(self, error: Exception) -> StorageError:
         return StorageError(

@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Bool, Float64
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -36,11 +39,18 @@ class Request:
 @dataclass(frozen=True)
 class Likelihood:
     """`values`: the log-probability of each counted token, in nats, in their order. `lead`: characters at the start of a
-    prompt that have none, because nothing stands before them.
+    prompt that have none, because nothing stands before them. `first`: whether the token was the likeliest there (one of the
+    likeliest, of equals); None where a server does not tell.
     """
 
     values: tuple[float, ...]
     lead: int = 0
+    first: tuple[bool, ...] | None = None
+
+    @staticmethod
+    def of(values: Float64[np.ndarray, " n"], first: Bool[np.ndarray, " n"]) -> "Likelihood":
+        """From arrays."""
+        return Likelihood(tuple(map(float, values)), first=tuple(map(bool, first)))
 
     @property
     def count(self) -> int:

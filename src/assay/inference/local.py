@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from assay.errors import DataError, MethodError
 from assay.gradients.features import pack
-from assay.inference.likelihood import Tokens
+from assay.inference.likelihood import Likelihood, Tokens
 from assay.models import Model
 from assay.tasks import CausalLM, Loss
 from assay.tasks.base import evaluating, precise
-from assay.tasks.head import find_head, is_causal, measure_head
+from assay.tasks.head import find_head, is_causal
 
 POSITIONS, EXAMPLES = 8192, 256
 """Positions in a batch with those of the context repeated, and continuations in it, at most."""
@@ -66,15 +66,16 @@ class Local:
         return self if abs(found - expected) <= limit else whole
 
     def likelihoods(self, context: Sequence[int], continuations: Sequence[Tokens]) -> Float64[np.ndarray, " n"]:
-        """The sums of `logs`, in float64."""
-        return np.array([each.sum() for each in self.logs(context, continuations)])
+        """The totals of `read`, in float64."""
+        return np.array([each.total for each in self.read(context, continuations)])
 
-    def logs(self, context: Sequence[int], continuations: Sequence[Tokens]) -> list[Float64[np.ndarray, " _"]]:
-        """Log p(token | context, tokens before) of each continuation's counted tokens, in nats, of float32 at least.
+    def read(self, context: Sequence[int], continuations: Sequence[Tokens]) -> list[Likelihood]:
+        """Log p(token | context, tokens before) of each continuation's counted tokens, in nats, of float32 at least, and
+        whether it is the likeliest there.
 
         Without a context a continuation's first token has none and is left out.
         """
-        found = [np.zeros(0)] * len(continuations)
+        found = [Likelihood(())] * len(continuations)
         kept, seam = (context[:-1], context[-1:]) if self.reuse else ((), context)
         sequences = [
             Tokens((*seam, *each.ids), (False,) * len(seam) + each.counted) for each in continuations
@@ -124,7 +125,7 @@ class Local:
         tokens = torch.tensor([list(ids)], device=self.model.device)
         return part(input_ids=tokens, use_cache=True).past_key_values
 
-    def _rows(self, sequences: Sequence[Tokens], cache: Any, before: int) -> list[Float64[np.ndarray, " _"]]:
+    def _rows(self, sequences: Sequence[Tokens], cache: Any, before: int) -> list[Likelihood]:
         """Of a batch; `before`: the cache's positions."""
         longest, device = max(map(len, sequences)), self.model.device
         ids = torch.full((len(sequences), longest), self.task.pad, device=device)
@@ -138,21 +139,30 @@ class Local:
         if not is_causal(self.model.module):
             lengths = torch.tensor([before + len(each) for each in sequences], device=device)
             inputs["attention_mask"] = (torch.arange(before + longest, device=device) < lengths[:, None]).long()
-        logs = -self._losses(inputs, ids, counted).double().cpu().numpy()
-        return np.split(logs, counted[:, 1:].sum(1).cumsum(0)[:-1].cpu().numpy())
+        logs, first = self._judged(inputs, ids, counted)
+        ends = counted[:, 1:].sum(1).cumsum(0)[:-1].cpu().numpy()
+        rows = zip(np.split(logs.double().cpu().numpy(), ends), np.split(first.cpu().numpy(), ends), strict=True)
+        return [Likelihood.of(*row) for row in rows]
 
-    def _losses(
+    def _judged(
         self, inputs: dict[str, Any], ids: Int[Tensor, "batch time"], counted: Bool[Tensor, "batch time"]
-    ) -> Tensor:
-        """-log p of each counted token, in order of rows and positions."""
+    ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
+        """Log p of each counted token and whether it is the likeliest, in order of rows and positions."""
         predicted, target = counted[:, 1:], ids[:, 1:][counted[:, 1:]]
         head = find_head(self.model.module)
         if head is None:
-            logits = precise(self.model.module(**inputs).logits[:, :-1][predicted])
-            return Loss().of_logits(logits, target)
+            return _judge(self.model.module(**inputs).logits[:, :-1][predicted], target)
         hidden: Tensor = head.backbone(**inputs).last_hidden_state[:, :-1][predicted]
-        scale = torch.ones(len(hidden), device=hidden.device)
-        return measure_head(head.linear, hidden, target, scale, predicted.nonzero()[:, 0], Loss(), ())
+        parts = [slice(start, start + head.chunk) for start in range(0, max(1, len(hidden)), head.chunk)]
+        logs, first = zip(*(_judge(head.linear(hidden[part]), target[part]) for part in parts), strict=True)
+        return torch.cat(logs), torch.cat(first)
+
+
+def _judge(logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Log p of each target, and whether nothing is likelier."""
+    logits = precise(logits)
+    first = logits.gather(1, target[:, None]).squeeze(1) >= logits.amax(1)
+    return -Loss().of_logits(logits, target), first
 
 
 def _repeated(cache: Any, times: int) -> Any:

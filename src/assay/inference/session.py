@@ -56,7 +56,10 @@ class Session:
             self.form, probe = self._greet()
             self.kept = Kept(self.server)
             if not self.kept.same_model(probe):
-                progress.say("Another model answers under this name than before; what it had answered is asked again.")
+                progress.say(
+                    "Another model answers under this name than before, or its server tells more or less; what it had answered "
+                    "is asked again."
+                )
         except BaseException:
             self.client.close()
             raise

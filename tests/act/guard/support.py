@@ -39,8 +39,31 @@ class Induction(nn.Module):
         return SimpleNamespace(logits=p.log())
 
 
+class NearlyTied(nn.Module):
+    """Between two words there is a hair: `w2` is the likelier one behind `w1`, `w3` where `w1` was not read. Everything else is
+    unlikely.
+    """
+
+    def __init__(self, hair: float = 0.01) -> None:
+        super().__init__()
+        self.hair = nn.Parameter(torch.tensor(hair, dtype=torch.float64))
+
+    def forward(self, input_ids: Tensor, attention_mask: Any = None, use_cache: bool = False) -> Any:
+        one, two, three = (VOCABULARY.index(word) for word in ("w1", "w2", "w3"))
+        read = (input_ids == one).cumsum(1) > 0
+        logits = torch.zeros(*input_ids.shape, len(VOCABULARY), dtype=torch.float64)
+        logits[..., three] = 9.0
+        logits[..., two] = 9.0 + torch.where(read, self.hair, -self.hair)
+        return SimpleNamespace(logits=logits)
+
+
 def induction_model(length: int = 512) -> Model:
+    return worded(Induction(len(VOCABULARY)), length)
+
+
+def worded(module: nn.Module, length: int = 512) -> Model:
+    """With a token for each word."""
     plain = Tokenizer(models.WordLevel({word: k for k, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    return Model(Induction(len(VOCABULARY)), CausalLM(tokenizer, length))
+    return Model(module, CausalLM(tokenizer, length))

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.act.guard.support import WORDS, induction_model
+from tests.act.guard.support import WORDS, NearlyTied, induction_model, worded
 from tests.cli.helpers import json_lines, refused, run, write
 from tests.support import saved, text_model
 
 import assay
-from assay.act.guard import calibrate, drops
+from assay.act.guard import Drops, Lattice, calibrate, drops, parse_lattice
 from assay.act.guard.neighbours import SHARE, Datastore, Neighbours
-from assay.act.guard.propagate import largest_drop
-from assay.act.guard.scorers import AskedLocal, Prompt
+from assay.act.guard.propagate import Look, Settings, largest_drop, stays_first
+from assay.act.guard.scorers import AskedLocal, Kept, Prompt, Scorer
 from assay.errors import DataError, InputError, MethodError
+from assay.inference import Likelihood
 from assay.models import Model
 
 Case = tuple[list[dict[str, Any]], dict[str, str], int]
@@ -48,7 +49,7 @@ def test_the_needed_document_stays_and_the_others_go(reader: Model, search: Any,
     assert (verdict.label, verdict.conservative) == (f"{{{label}}}", "{a, b, c, d, e}")
     assert verdict.improved
     assert len(verdict.documents) == 1
-    assert verdict.output.startswith(query["completion"].strip())
+    assert verdict.output.startswith(query["completion"])
     assert verdict.likelihood == pytest.approx(verdict.full, abs=1e-6)
 
 
@@ -73,24 +74,31 @@ def test_a_chain_two_copies_and_a_question_that_needs_nothing(reader: Model) -> 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_exact_is_brute_force_over_the_powerset(seed: int) -> None:
-    """A random Llama, whose likelihoods are not monotone: the same prompts, scored by hand."""
+    """A random Llama, whose likelihoods are not monotone: the same prompts, scored by hand. The first output is the model's own,
+    so that each of its tokens must stay the choice; of the second no token is.
+    """
     model = text_model("Llama")
     draw = random.Random(seed)
     texts = draw.sample(["the cat", "a big dog", "hello", "who are you", "the red tree", "I saw"], 4)
     documents = [{"text": text, "label": name} for text, name in zip(texts, "abcd", strict=True)]
-    query = {"prompt": "the dog", "completion": " sat on the mat"}
-    for lam in (0.0, 0.05, 0.3):
+    prompts = Prompt(AskedLocal(model), tuple(texts), "the dog", "{document}\n\n")
+    own = prompts.generate((0, 1, 2, 3), 4)
+    for output, lam in itertools.product((own, " sat on the mat"), (0.0, 0.05, 0.3, 9.0)):
+        query = {"prompt": "the dog", "completion": output}
         (verdict,) = assay.guard(model, documents, [query], search="exact", lam=lam, tokens=3).verdicts
-        scores = dict[frozenset[int], np.ndarray]()
+        scores, chosen_tokens = dict[frozenset[int], np.ndarray](), dict[frozenset[int], np.ndarray]()
         for chosen in itertools.chain.from_iterable(itertools.combinations(range(4), n) for n in range(5)):
             prompt = "".join(f"{texts[k]}\n\n" for k in chosen) + query["prompt"]
             ids = model.task.tokenizer(prompt + query["completion"])["input_ids"]  # type: ignore[attr-defined]
             with torch.no_grad():
                 logp = model.module(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
-            scores[frozenset(chosen)] = np.array([logp[t - 1, ids[t]] for t in range(len(ids) - 4, len(ids))])
-        full = scores[frozenset(range(4))]
+            places = range(len(ids) - 4, len(ids))
+            scores[frozenset(chosen)] = np.array([logp[t - 1, ids[t]] for t in places])
+            chosen_tokens[frozenset(chosen)] = np.array([int(logp[t - 1].argmax()) == ids[t] for t in places])
+        full, wanted = scores[frozenset(range(4))], chosen_tokens[frozenset(range(4))]
+        assert wanted.all() if output == own else not wanted.all()
         lost = {chosen: max(full - some) for chosen, some in scores.items()}
-        good = [chosen for chosen, most in lost.items() if most <= lam]
+        good = [chosen for chosen, most in lost.items() if most <= lam and chosen_tokens[chosen][wanted].all()]
         minimal = [one for one in good if not any(other < one for other in good)]
         assert set(verdict.minimal) == {"{" + ", ".join("abcd"[k] for k in sorted(one)) + "}" for one in minimal}
         best = min(minimal, key=lambda one: lost[one])
@@ -108,8 +116,105 @@ def test_one_word_in_a_long_output_keeps_its_document(reader: Model) -> None:
     assert verdict.label == f"{{{documents[needed]['label']}}}"
     kept = tuple(k for k in range(3) if k != needed)
     prompt = Prompt(AskedLocal(reader), tuple(d["text"] for d in documents), long["prompt"], "{document}\n\n")
-    full, without = prompt.logs(long["completion"], [(0, 1, 2), kept])
-    assert 0 < (full - without).mean() < 0.1 < 0.5 < (full - without).max()
+    full, without = prompt.read(long["completion"], [(0, 1, 2), kept])
+    assert 0 < full.mean - without.mean < 0.1 < 0.5 < largest_drop(full, without)
+
+
+# -- the model's choice ------------------------------------------------------------------------------------------------
+
+
+class Told(Scorer):
+    """Any likelihoods and choices, by the documents."""
+
+    def __init__(self, documents: int, seed: int) -> None:
+        draw = random.Random(seed)
+        each = itertools.chain.from_iterable(itertools.combinations(range(documents), n) for n in range(documents + 1))
+        self.told = {
+            kept: Likelihood(
+                tuple(draw.uniform(-1, 0) for _ in range(3)), first=tuple(draw.random() < 0.8 for _ in range(3))
+            )
+            for kept in each
+        }
+
+    def read(self, output: str, kept: Any) -> list[Likelihood]:
+        return [self.told[one] for one in kept]
+
+    def generate(self, kept: Kept, tokens: int) -> str:
+        raise NotImplementedError
+
+
+LATTICES = {"powerset": "abcd", "a < b < c < d": "abcd", "low < a < high, low < b < high": ["low", "a", "b", "high"]}
+
+
+def by_definition(told: Told, lattice: Lattice, labels: list[Any], top: Any, lam: float) -> set[str]:
+    """All minimal labels, by both conditions as they stand in the page."""
+    full = told.told[tuple(range(len(labels)))]
+    assert full.first is not None
+    good: list[Any] = []
+    for label in lattice.down(top):
+        some = told.told[tuple(k for k, one in enumerate(labels) if lattice.at_most(one, label))]
+        assert some.first is not None
+        losses = [full.values[t] - some.values[t] <= lam for t in range(3)]
+        flips = [full.first[t] and not some.first[t] for t in range(3)]
+        if all(losses) and not any(flips):
+            good.append(label)
+    return {lattice.show(one) for one in good if not any(o != one and lattice.at_most(o, one) for o in good)}
+
+
+@pytest.mark.parametrize("text", LATTICES)
+def test_both_conditions_are_brute_force_on_small_lattices(text: str) -> None:
+    """And at a larger lambda labels are at or below, whatever the model chooses."""
+    lattice = parse_lattice(text)
+    labels = [lattice.parse(one, "a label") for one in LATTICES[text]]
+    top, smaller = lattice.join(labels), 0
+    for seed in range(12):
+        told, before = Told(len(labels), seed), None
+        for lam in (0.0, 0.2, 0.5, 0.9, 5.0):
+            settings = Settings(lam=lam, search="exact")
+            found, _ = Look(told, "", lattice, labels, settings).minimal(top)
+            assert {lattice.show(one) for one in found} == by_definition(told, lattice, labels, top, lam)
+            down, _ = Look(told, "", lattice, labels, Settings(lam=lam)).minimal(top)
+            assert all(any(lattice.at_most(low, one) for low in found) for one in down)
+            for old, new in ((before or (found, down))[0], found), ((before or (found, down))[1], down):
+                assert all(any(lattice.at_most(low, one) for low in new) for one in old)
+            before = found, down
+        alone, _ = Look(told, "", lattice, labels, Settings(lam=5.0, search="exact")).minimal(top)
+        smaller += all(lattice.show(one) != lattice.show(lattice.bottom) for one in alone)
+    assert smaller > 0  # lambda forbids nothing there: the choice alone did
+
+
+def test_a_document_that_decides_between_two_nearly_equal_words_is_kept() -> None:
+    """It costs the word 0.01 nats: no lambda above would keep it, and none that is below tells it from noise."""
+    model = worded(NearlyTied())
+    documents = [{"text": "w1 .", "label": "secret"}, {"text": "w4 .", "label": "public"}]
+    query = {"text": "w5 is"}
+    (verdict,) = assay.guard(model, documents, [query], lattice="public < secret", tokens=1, lam=0.5).verdicts
+    assert (verdict.output, verdict.label, verdict.improved) == (" w2", "secret", False)
+    prompt = Prompt(AskedLocal(model), ("w1 .", "w4 ."), "w5 is", "{document} ")
+    full, without = prompt.read(" w2", [(0, 1), (1,)])
+    assert 0.005 < largest_drop(full, without) < 0.05
+    assert not stays_first(full, without)
+    # the word that the model does not choose has nothing to stay
+    (verdict,) = assay.guard(
+        model, documents, [{"prompt": "w5 is", "completion": " w4"}], lattice="public < secret", tokens=1, lam=0.5
+    ).verdicts
+    assert verdict.label == "public"
+    # and the same document is not needed where a public one says it as well
+    documents[1]["text"] = "w1 w4 ."
+    (verdict,) = assay.guard(model, documents, [query], lattice="public < secret", tokens=1, lam=0.5).verdicts
+    assert (verdict.output, verdict.label) == (" w2", "public")
+
+
+def test_what_stays_first() -> None:
+    def one(*first: bool) -> Likelihood:
+        return Likelihood((-1.0,) * len(first), first=first)
+
+    assert stays_first(one(True, False), one(True, False))
+    assert stays_first(one(True, False), one(True, True))
+    assert not stays_first(one(True, False), one(False, True))
+    assert stays_first(one(False, False), one(False, False))
+    assert stays_first(Likelihood((-1.0, -1.0)), one(False, False))  # nobody tells
+    assert stays_first(one(True, True), Likelihood((-1.0, -1.0)))
 
 
 def test_a_larger_lambda_goes_lower_by_a_model_that_was_not_made_for_it() -> None:
@@ -127,15 +232,15 @@ def test_a_larger_lambda_goes_lower_by_a_model_that_was_not_made_for_it() -> Non
 
 
 def test_the_largest_drop() -> None:
-    full, some = np.array([-1.0, -2.0, -3.0]), np.array([-1.5, -1.0, -3.0])
+    full, some, never = Likelihood((-1.0, -2.0, -3.0)), Likelihood((-1.5, -1.0, -3.0)), -np.inf
     assert largest_drop(full, some) == 0.5
     assert largest_drop(some, full) == 1.0
-    assert largest_drop(full, full + 1) == -1.0
-    assert largest_drop(full, np.array([-np.inf, -2.0, -3.0])) == np.inf
-    assert largest_drop(np.array([-np.inf, -2.0]), np.array([-np.inf, -3.0])) == 1.0
-    assert largest_drop(np.array([-np.inf]), np.array([-np.inf])) == 0.0
+    assert largest_drop(full, Likelihood((-0.0, -1.0, -2.0))) == -1.0
+    assert largest_drop(full, Likelihood((never, -2.0, -3.0))) == np.inf
+    assert largest_drop(Likelihood((never, -2.0)), Likelihood((never, -3.0))) == 1.0
+    assert largest_drop(Likelihood((never,)), Likelihood((never,))) == 0.0
     with pytest.raises(MethodError, match="3 tokens behind all documents and 2 behind some"):
-        largest_drop(full, some[1:])
+        largest_drop(full, Likelihood((-1.0, -3.0)))
 
 
 def test_the_output_is_made_from_what_is_allowed_alone(reader: Model) -> None:
@@ -174,9 +279,46 @@ def test_lambda_from_known_cases(reader: Model) -> None:
     lam = calibrate(found)
     assert found.irrelevant.max() <= lam < found.needed.min()
     with pytest.raises(MethodError, match="does not use the documents"):
-        calibrate(type(found)(found.irrelevant, -found.needed))
+        calibrate(Drops(found.irrelevant, -found.needed, -found.needed))
     with pytest.raises(InputError, match="on no case"):
-        calibrate(type(found)(found.irrelevant[:0], found.needed[:0]))
+        calibrate(Drops(found.irrelevant[:0], found.needed[:0], found.unnoticed[:0]))
+
+
+def test_drops_are_of_both_conditions() -> None:
+    """By hand: the needed document is `w1`, whose loss is a hair and whose choice is noticed wherever it is missing."""
+    model, hair = worded(NearlyTied(0.2)), 0.2
+    texts = [["w1 .", "w4 .", "w6 ."], ["w4 .", "w1 ."], ["w1 ."]]
+    queries = [
+        {"prompt": "w5 is", "completion": " w2"},
+        {"prompt": "w5 is", "completion": " w4"},
+        {"prompt": "w5 is", "completion": " w2"},
+    ]
+    found = drops(model, texts, queries, [0, 1, 0])
+    total = {sign: np.exp(9.0) + np.exp(9.0 + sign * hair) + 64 for sign in (1, -1)}
+    expected = 2 * hair + np.log(total[-1] / total[1])
+    np.testing.assert_allclose(found.irrelevant, 0.0, atol=1e-12)
+    np.testing.assert_allclose(found.needed, [expected, np.log(total[-1] / total[1]), expected], atol=1e-6)
+    np.testing.assert_allclose(found.unnoticed, [np.inf, np.log(total[-1] / total[1]), np.inf], atol=1e-6)
+    drawn = drops(model, texts[:1], queries[:1], [1])  # the needed document is not enough: the choice changes
+    assert np.isinf(drawn.irrelevant).all()
+
+
+@pytest.mark.parametrize(
+    ("irrelevant", "needed", "unnoticed", "lam"),
+    [
+        ([0.1, 0.2], [1.0, 2.0], [1.0, np.inf], 0.35),  # likelihood alone tells them apart: midway to half of 1.0
+        ([0.1, 2.0], [1.0, 4.0], [np.inf, np.inf], 2.0),  # they overlap, and each choice is noticed
+        ([0.1, 2.0], [1.0, 4.0], [np.inf, 3.0], 1.5),  # one is not noticed, and limits
+        ([0.1, 2.0], [1.0, 4.0], [1.0, 4.0], 0.5),  # none is: as before there were choices
+        ([0.3, np.inf], [0.2, 0.4], [np.inf, np.inf], 0.3),  # what no lambda makes smaller does not count
+        ([-0.5, -0.1], [-1.0, 0.4], [np.inf, 0.4], 0.0),
+    ],
+)
+def test_calibration_by_hand(irrelevant: list[float], needed: list[float], unnoticed: list[float], lam: float) -> None:
+    found = Drops(np.array(irrelevant), np.array(needed), np.array(unnoticed))
+    assert calibrate(found) == pytest.approx(lam)
+    with pytest.raises(MethodError, match="no lambda makes a label"):
+        calibrate(Drops(np.full(2, np.inf), found.needed, found.unnoticed))
 
 
 # -- the nearest-neighbour model ---------------------------------------------------------------------------------------
@@ -202,18 +344,27 @@ def test_neighbours_are_the_formula_and_a_mask_is_as_if_never_stored() -> None:
     spread = float((keys - keys.mean(0)).square().sum(1).mean())
     with torch.no_grad():
         own = model.module(input_ids=torch.tensor([ids])).logits[0].softmax(-1)
+    seen: set[bool] = set()
     for kept in [(0, 1, 2), (1,), (0, 2), ()]:
         entries = [(k, v) for n in kept for k, v in zip(states(texts[n])[0][:-1], states(texts[n])[1][1:], strict=True)]
-        terms = []
+        terms, firsts = [], []
         for t in (len(ids) - 2, len(ids) - 1):
-            p = float(own[t - 1, ids[t]])
+            p, everything = float(own[t - 1, ids[t]]), own[t - 1].double().numpy()
             if entries:
                 near = sorted((float((asked[t - 1] - k).square().sum()) / spread, v) for k, v in entries)[:16]
                 weights = np.exp(-np.array([d for d, _ in near]) / 0.1)
                 vote = float(sum(w for w, (_, v) in zip(weights, near, strict=True) if v == ids[t]) / weights.sum())
                 p = (1 - SHARE) * p + SHARE * vote
+                everything = (1 - SHARE) * everything
+                for w, (_, v) in zip(weights, near, strict=True):
+                    everything[v] += SHARE * w / weights.sum()
             terms.append(np.log(p))
-        np.testing.assert_allclose(scorer.logs(output, [kept])[0], terms, atol=1e-6)
+            firsts.append(int(everything.argmax()) == ids[t])
+        (found,) = scorer.read(output, [kept])
+        np.testing.assert_allclose(found.values, terms, atol=1e-6)
+        assert found.first == tuple(firsts)
+        seen |= set(firsts)
+    assert seen == {True, False}
     (verdict,) = assay.guard(
         model, [{"text": t, "source": s} for t, s in zip(texts, "abc", strict=True)],
         [{"prompt": question, "completion": output}], mode="neighbours", lam=0.2, tokens=4,
@@ -258,7 +409,11 @@ def test_the_command(tmp_path: Path) -> None:
     model = saved("Llama", tmp_path / "model")
     rows = [{"text": "the cat sat", "label": "public", "id": "p"}, {"text": "a big dog", "label": "secret", "id": "s"}]
     documents = write(tmp_path / "documents.jsonl", rows)
-    queries = write(tmp_path / "queries.jsonl", [{"text": "the dog", "id": "q"}, {"text": "hello", "id": "r"}])
+    asked = [
+        {"prompt": "the dog", "completion": " sat", "id": "q"},
+        {"prompt": "hello", "completion": " you", "id": "r"},
+    ]
+    queries = write(tmp_path / "queries.jsonl", asked)
     words = ["guard", model, "--documents", documents, "--queries", queries, "--output-tokens", 4]
     found = json_lines(
         run(*words, "--lattice", CHAIN, "--lam", 5, "--introspect", "--out", tmp_path / "v.json", "--json")
@@ -282,7 +437,7 @@ def test_the_command(tmp_path: Path) -> None:
 def test_the_scorer_and_the_whole_prompt_agree() -> None:
     scorer = Prompt(AskedLocal(text_model("Llama")), ("the cat", "a dog"), "hello", "{document} . ")
     assert scorer.prompt((1,)) == "a dog . hello"
-    one, two = scorer.logs(" who are you", [(0,), (0, 1)])
-    assert len(one) == len(two) == 3
-    assert not np.allclose(one, two)
-    np.testing.assert_allclose(scorer.logs(" who are you", [(0, 1)])[0], two, atol=1e-6)
+    one, two = scorer.read(" who are you", [(0,), (0, 1)])
+    assert one.count == two.count == 3
+    assert not np.allclose(one.values, two.values)
+    np.testing.assert_allclose(scorer.read(" who are you", [(0, 1)])[0].values, two.values, atol=1e-6)

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from assay.act.guard.scorers import Kept, Logs, Scorer, encoded
+from assay.act.guard.scorers import Kept, Scorer, continued, encoded
 from assay.errors import DataError
-from assay.inference import Local
+from assay.inference import Likelihood, Local
 from assay.models import Model
 from assay.tasks.base import evaluating
 from assay.tasks.head import find_head
@@ -85,19 +84,19 @@ class Neighbours(Scorer):
     store: Datastore
     question: str
 
-    def logs(self, output: str, kept: Sequence[Kept]) -> list[Logs]:
+    def read(self, output: str, kept: Sequence[Kept]) -> list[Likelihood]:
         """The model is run once; each choice of documents is a mask."""
         tokens = encoded(Local(self.model).task, self.question, output)
         states = _hidden(self.model, tokens.ids)
         counted = torch.tensor(tokens.counted[1:], device=states.device)
         target = torch.tensor(tokens.ids[1:], device=states.device)[counted]
-        own = _logp(self.model, states[:-1][counted]).gather(1, target[:, None]).squeeze(1)
+        own = _logp(self.model, states[:-1][counted]).exp()
         distances = self.store.distances(states[:-1][counted])
-        return [self._mixed(own, target, distances, choice).cpu().numpy() for choice in kept]
+        return [_read(self._mixed(own, distances, choice), target) for choice in kept]
 
     def generate(self, kept: Kept, tokens: int) -> str:
         """The likeliest token of the mixture, one by one."""
-        task, allowed = Local(self.model).task, self.store.mask(kept)
+        task = Local(self.model).task
         ids = _ids(self.model, self.question)
         start = len(ids)
         if start + tokens > task.max_length:
@@ -106,26 +105,27 @@ class Neighbours(Scorer):
             )
         while len(ids) - start < tokens:
             state = _hidden(self.model, ids)[-1:]
-            p = _logp(self.model, state).exp()[0]
-            if allowed.any():
-                weights, values = self.store.vote(self.store.distances(state), allowed)
-                p = (1 - SHARE) * p + SHARE * torch.zeros_like(p).index_add(0, values[0], weights[0])
-            token = int(p.argmax())
+            token = int(self._mixed(_logp(self.model, state).exp(), self.store.distances(state), kept).argmax())
             if token == task.tokenizer.eos_token_id:
                 break
             ids.append(token)
-        return task.tokenizer.decode(ids[start:], skip_special_tokens=True)
+        return continued(task, ids[:start], ids[start:])
 
     def _mixed(
-        self, own: Float64[Tensor, " n"], target: Int[Tensor, " n"], distances: Float64[Tensor, "n m"], kept: Kept
-    ) -> Float64[Tensor, " n"]:
-        """Log p of each target."""
+        self, own: Float64[Tensor, "n c"], distances: Float64[Tensor, "n m"], kept: Kept
+    ) -> Float64[Tensor, "n c"]:
+        """The probability of each token, from the model's own."""
         allowed = self.store.mask(kept)
         if not allowed.any():
             return own  # nothing to retrieve: the model alone
         weights, values = self.store.vote(distances, allowed)
-        found = (weights * (values == target[:, None])).sum(1)
-        return torch.logaddexp(own + np.log(1 - SHARE), (SHARE * found).log())
+        return ((1 - SHARE) * own).scatter_add_(1, values, SHARE * weights)
+
+
+def _read(p: Float64[Tensor, "n c"], target: Int[Tensor, " n"]) -> Likelihood:
+    """Of each target."""
+    chosen = p.gather(1, target[:, None]).squeeze(1)
+    return Likelihood.of(chosen.log().cpu().numpy(), (chosen >= p.amax(1)).cpu().numpy())
 
 
 def _ids(model: Model, text: str) -> list[int]:

@@ -1,17 +1,19 @@
 """Permissive labels: the smallest label an output really depends on, and the output made anew from what that label allows.
 
     drop(L) = max over tokens t of  log p(y_t | x, all documents, y_<t) - log p(y_t | x, documents of at most L, y_<t)
-    L is similar if drop(L) <= lambda
+    L is similar if drop(L) <= lambda, and each y_t that is the likeliest token given all documents still is so given those
 
-`y` the output from all documents (or the one given), `x` the question. From the join of all labels the search goes down through
-similar labels (`search.py`); of the minimal ones that with the smallest drop is taken, and y' is generated from its documents
-alone. y' is what is given out: nothing above its label was in the prompt, so nothing above can flow, whatever the search did.
-What the choice of the label itself tells about the documents above it is not hidden.
+`y` the output from all documents (or the one given), `x` the question. The second condition is for two tokens that are nearly
+equal: a document may decide between them and hardly change the likelihood of either. From the join of all labels the search
+goes down through similar labels (`search.py`); of the minimal ones that with the smallest drop is taken, and y' is generated
+from its documents alone. y' is what is given out: nothing above its label was in the prompt, so nothing above can flow,
+whatever the search did. What the choice of the label itself tells about the documents above it is not hidden.
 
 Paper: Siddiqui et al. 2024, Permissive Information-Flow Analysis for Large Language Models (arXiv 2410.03055, TMLR 2025),
 Algorithm 1. Deviations: the worst token decides, not the output's likelihood a token, in which one word that a document decided
-weighs less the longer the output is; similarity is to all documents, not to the label above (which would add up a lambda a
-step); documents keep their order and carry no numbers, so that leaving one out moves the others and changes nothing else.
+weighs less the longer the output is; what the model would choose counts as well; similarity is to all documents, not to the
+label above (which would add up a lambda a step); documents keep their order and carry no numbers, so that leaving one out
+moves the others and changes nothing else.
 
 Cost: a scoring for each label that is looked at, at worst exponential in the number of distinct labels; scorings are shared by
 labels with the same documents, those of one step go in one batch, and beyond `visits` labels the search is greedy.
@@ -29,11 +31,11 @@ from assay.act.guard.introspect import ASK, said
 from assay.act.guard.lattice import Label, Lattice, parse_lattice
 from assay.act.guard.neighbours import Datastore, Neighbours
 from assay.act.guard.result import Guarded, Verdict
-from assay.act.guard.scorers import PLACE, Kept, Logs, Prompt, Scorer, asked_of
+from assay.act.guard.scorers import PLACE, Kept, Prompt, Scorer, asked_of
 from assay.act.guard.search import TooMany, descent, exact, greedy
 from assay.errors import DataError, InputError, MethodError, NonFiniteError
 from assay.examples import Examples, read
-from assay.inference import Local, Server, Session
+from assay.inference import Likelihood, Local, Server, Session
 from assay.methods.inference.prompts import check_texts
 from assay.methods.lexical.bm25 import BM25
 from assay.models import Model
@@ -44,6 +46,7 @@ from assay.training import model_of
 Search = Literal["descent", "exact", "greedy"]
 Mode = Literal["prompt", "neighbours"]
 LAMBDA = 0.5
+UNTOLD = "The server does not tell which tokens are likeliest (top_logprobs), so lambda alone decided."
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ def guard(
         documents: texts with labels (the field `label`, else `source`), anything that `read` takes.
         queries: questions: `text`, or `prompt`; a `completion` is taken as the output to be labelled.
         lattice: `"powerset"` of sources, an order such as `"public < internal < secret"`, or a JSON file.
-        lam: nats that no token of the output may lose; 0.5 is a token with 0.6 of its probability.
+        lam: nats that no token of the output may lose; 0.5 is a token with 0.6 of its probability. Besides, a token that is the
+            model's likeliest given all documents must stay so (a verdict's note says where a server does not tell).
         search: `"descent"`, `"exact"` (all labels), or `"greedy"` (one way down).
         mode: documents in the prompt, or in the datastore of a nearest-neighbour model (`"neighbours"`, local models only).
         retrieve: documents for each question, the best by BM25.
@@ -196,11 +200,11 @@ class _Work:
             retrieved=tuple(told),
             output=scorer.generate(kept, self.settings.tokens),
             drop=look.drop(label),
-            likelihood=float(look.logs(label).mean()),
-            full=float(look.full.mean()),
+            likelihood=look.read(label).mean,
+            full=look.full.mean,
             visited=len(look.known),
             introspected=self._introspected(texts, labels, question, output) if self.settings.introspect else None,
-            note=note,
+            note=" ".join(filter(None, (note, UNTOLD if look.full.first is None else None))) or None,
         )
 
     def _scorer(self, texts: tuple[str, ...], question: str) -> Scorer:
@@ -216,36 +220,36 @@ class _Work:
 
 @dataclass
 class Look:
-    """The labels of one output: which are similar, each choice of documents scored once. `known`: each token's log p."""
+    """The labels of one output: which are similar, each choice of documents scored once."""
 
     scorer: Scorer
     output: str
     lattice: Lattice
     labels: Sequence[Label]
     settings: Settings
-    known: dict[Kept, Logs] = field(default_factory=dict[Kept, Logs])
+    known: dict[Kept, Likelihood] = field(default_factory=dict[Kept, Likelihood])
 
     @property
-    def full(self) -> Logs:
+    def full(self) -> Likelihood:
         """Given all documents."""
-        return self._logs([tuple(range(len(self.labels)))])[0]
+        return self._read([tuple(range(len(self.labels)))])[0]
 
     def documents(self, label: Label) -> Kept:
         """Those that the label allows."""
         return tuple(k for k, one in enumerate(self.labels) if self.lattice.at_most(one, label))
 
-    def logs(self, label: Label) -> Logs:
+    def read(self, label: Label) -> Likelihood:
         """Given what the label allows."""
-        return self._logs([self.documents(label)])[0]
+        return self._read([self.documents(label)])[0]
 
     def drop(self, label: Label) -> float:
         """Nats that the token loses which loses most."""
-        return largest_drop(self.full, self.logs(label))
+        return largest_drop(self.full, self.read(label))
 
     def similar(self, labels: Sequence[Label]) -> list[bool]:
-        """Whether every token stays likely enough."""
-        found = self._logs([self.documents(label) for label in labels])
-        return [largest_drop(self.full, some) <= self.settings.lam for some in found]
+        """Whether every token stays likely enough, and the model's choice where it was."""
+        found, full = self._read([self.documents(label) for label in labels]), self.full
+        return [largest_drop(full, some) <= self.settings.lam and stays_first(full, some) for some in found]
 
     def best(self, labels: Sequence[Label]) -> Label:
         """With the smallest drop; of equals the one with fewest documents, then the first."""
@@ -266,11 +270,11 @@ class Look:
                 f"More than {most} labels would have been looked at, so one way down was followed, by the smallest drops.",
             )
 
-    def _logs(self, choices: Sequence[Kept]) -> list[Logs]:
+    def _read(self, choices: Sequence[Kept]) -> list[Likelihood]:
         new = [choice for choice in dict.fromkeys(choices) if choice not in self.known]
         if new:
-            found = self.scorer.logs(self.output, new)
-            if not all((np.isfinite(logs) | np.isneginf(logs)).all() for logs in found):
+            found = self.scorer.read(self.output, new)
+            if not all(value < np.inf for each in found for value in each.values):  # -inf is a number; NaN is not
                 raise NonFiniteError(
                     "The likelihood of an output is not a number; the model's logits overflow. Load it as float32."
                 )
@@ -278,18 +282,24 @@ class Look:
         return [self.known[choice] for choice in choices]
 
 
-def largest_drop(full: Logs, some: Logs) -> float:
+def stays_first(full: Likelihood, some: Likelihood) -> bool:
+    """Whether each token that is the likeliest given all documents is so given some; True where nobody tells."""
+    if full.first is None or some.first is None:
+        return True
+    return all(now or not before for before, now in zip(full.first, some.first, strict=True))
+
+
+def largest_drop(full: Likelihood, some: Likelihood) -> float:
     """Nats that the token loses which loses most, given some of the documents; a token that never was possible loses none.
 
     Raises MethodError where the output has other tokens behind other documents.
     """
-    if len(full) != len(some):
+    if full.count != some.count:
         raise MethodError(
-            f"The output has {len(full)} tokens behind all documents and {len(some)} behind some, so they cannot be compared. "
+            f"The output has {full.count} tokens behind all documents and {some.count} behind some, so they cannot be compared. "
             "Name the model's tokenizer (--tokenizer), or end the question and begin the output at a space."
         )
-    possible = ~np.isneginf(full)
-    return float((full[possible] - some[possible]).max(initial=0.0 if not possible.all() else -np.inf))
+    return max(0.0 if before == -np.inf else before - now for before, now in zip(full.values, some.values, strict=True))
 
 
 def _model(given: Any, mode: str) -> Model | Server:

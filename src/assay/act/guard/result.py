@@ -21,9 +21,10 @@ class Verdict:
 
     `conservative`: the join of all documents' labels, which the output would have without a look. `minimal`: every minimal
     label that was found; `label` is that with the smallest drop. `drop`: the nats that one token of the first output loses at most,
-    given the documents of `label` alone (below 0: all became likelier). `likelihood` and `full`: nats a token of that output,
-    given the documents of `label` and given all. `visited`: choices of documents that were scored. `introspected`: the label by what
-    the model says it used, if it was asked.
+    given the documents of `label` alone (below 0: all became likelier); no token stopped being the likeliest, unless `note` says
+    that a server did not tell. `likelihood` and `full`: nats a token of that output, given the documents of `label` and given
+    all. `visited`: choices of documents that were scored. `introspected`: the label by what the model says it used, if it was
+    asked.
     """
 
     query_id: str

@@ -10,12 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
-from jaxtyping import Float64
-
 from assay.errors import DataError
 from assay.examples import Example
-from assay.inference import Local, Request, Server, Session, Tokens
+from assay.inference import Likelihood, Local, Request, Server, Session, Tokens
 from assay.models import Model
 from assay.tasks import CausalLM
 from assay.tasks.language import IGNORED
@@ -23,16 +20,16 @@ from assay.tasks.language import IGNORED
 Kept = tuple[int, ...]
 """Positions of the documents that are left in."""
 PLACE = "{document}"
-Logs = Float64[np.ndarray, " _"]
-"""log p of each token of an output, in nats."""
 
 
 class Scorer(ABC):
     """For one question and its documents."""
 
     @abstractmethod
-    def logs(self, output: str, kept: Sequence[Kept]) -> list[Logs]:
-        """Log p(token | documents, tokens before) of each token of the output, in nats, for each choice of documents."""
+    def read(self, output: str, kept: Sequence[Kept]) -> list[Likelihood]:
+        """Log p(token | documents, tokens before) of each token of the output, in nats, and whether it is the likeliest
+        there, for each choice of documents.
+        """
 
     @abstractmethod
     def generate(self, kept: Kept, tokens: int) -> str:
@@ -43,8 +40,8 @@ class Asked(ABC):
     """A model that writes and reads texts: in this process or behind a server."""
 
     @abstractmethod
-    def logs(self, pairs: Sequence[tuple[str, str]]) -> list[Logs]:
-        """Log p of each token of the end behind the start, of each pair (start, end), in nats; no start is empty."""
+    def read(self, pairs: Sequence[tuple[str, str]]) -> list[Likelihood]:
+        """The end's tokens behind the start, of each pair (start, end); no start is empty."""
 
     @abstractmethod
     def generate(self, prompt: str, tokens: int) -> str:
@@ -57,17 +54,17 @@ class AskedLocal(Asked):
 
     model: Model
 
-    def logs(self, pairs: Sequence[tuple[str, str]]) -> list[Logs]:
+    def read(self, pairs: Sequence[tuple[str, str]]) -> list[Likelihood]:
         """All pairs in batches."""
         asked = Local(self.model)
         tokens = [encoded(asked.task, start, end) for start, end in pairs]
-        return asked.logs((), tokens)
+        return asked.read((), tokens)
 
     def generate(self, prompt: str, tokens: int) -> str:
         """Greedy."""
         asked = Local.seen(self.model)
         start = asked.task.tokenizer(prompt, verbose=False)["input_ids"]
-        return asked.task.tokenizer.decode(asked.generate(start, tokens), skip_special_tokens=True)
+        return continued(asked.task, start, asked.generate(start, tokens))
 
 
 @dataclass(frozen=True)
@@ -76,14 +73,14 @@ class AskedServer(Asked):
 
     session: Session
 
-    def logs(self, pairs: Sequence[tuple[str, str]]) -> list[Logs]:
+    def read(self, pairs: Sequence[tuple[str, str]]) -> list[Likelihood]:
         """By tokens where the tokenizer is known, else as text."""
         task = self.session.server.task
         if task is None:
             requests = [Request(start + end, len(end)) for start, end in pairs]
         else:
             requests = [Request.of((), encoded(task, start, end)) for start, end in pairs]
-        return [np.array(each.values) for each in self.session.each(requests)]
+        return self.session.each(requests)
 
     def generate(self, prompt: str, tokens: int) -> str:
         """At temperature 0."""
@@ -99,9 +96,9 @@ class Prompt(Scorer):
     question: str
     template: str
 
-    def logs(self, output: str, kept: Sequence[Kept]) -> list[Logs]:
+    def read(self, output: str, kept: Sequence[Kept]) -> list[Likelihood]:
         """Each choice is a prompt of its own."""
-        return self.asked.logs([(self.prompt(choice), output) for choice in kept])
+        return self.asked.read([(self.prompt(choice), output) for choice in kept])
 
     def generate(self, kept: Kept, tokens: int) -> str:
         """From a prompt that holds these documents and no others."""
@@ -110,6 +107,13 @@ class Prompt(Scorer):
     def prompt(self, kept: Kept) -> str:
         """What the model reads."""
         return "".join(self.template.replace(PLACE, self.documents[k]) for k in kept) + self.question
+
+
+def continued(task: CausalLM, start: Sequence[int], made: Sequence[int]) -> str:
+    """The text of tokens behind others, with the space between them, which many tokenizers leave out at a text's start."""
+    before = task.tokenizer.decode(start, skip_special_tokens=True)
+    whole = task.tokenizer.decode([*start, *made], skip_special_tokens=True)
+    return whole[len(before) :] if whole.startswith(before) else task.tokenizer.decode(made, skip_special_tokens=True)
 
 
 def encoded(task: CausalLM, start: str, end: str) -> Tokens:

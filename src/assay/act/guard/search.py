@@ -1,5 +1,5 @@
-"""The minimal labels whose documents suffice: no token of the output loses more than lambda nats given the documents with labels
-of at most L alone.
+"""The minimal labels whose documents suffice: given the documents with labels of at most L alone, no token of the output loses
+more than lambda nats, and none that was the model's choice is so no longer.
 
     descent   from the join of all labels down through similar labels; a label with no similar one below it is found
               (Algorithm 1 of the paper, memoised): every label is scored once, of those that a chain of similar ones reaches
