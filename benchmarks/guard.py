@@ -11,8 +11,9 @@ calibrated on 50 other cases, drawn with other seeds.
 The 1,000 cases go through a model without weights that expects what followed its last two tokens before; `--trained` cases,
 with `--data`, through stories15m: four documents, each the second sentence of a story of TinyStories; the question is one of
 them but for its last two words, and the output these. It copies from its context imperfectly: a case is one where the model's
-answer begins with the right word given all documents and given the needed one alone, and does not without it; the others are
-counted and left out. The introspection baseline asks stories15m which documents it used.
+answer begins with the right word given all documents and given the needed one alone, and with another word given any set of
+the others, none at all included, so that the output does need the document; other draws are counted and left out. The
+introspection baseline asks stories15m which documents it used.
 """
 
 import itertools
@@ -30,6 +31,8 @@ from benchmarks.common import add_data, parser, save
 
 CHAIN = ("public", "internal", "secret", "hidden")
 TEMPLATE = "{document} "
+FRESH = 500_000
+"""First seed of the scored cases of stories15m: others than those on which an earlier rule of `answered` was seen to be too weak."""
 
 
 def symbols(seed: int, count: int = 6) -> dict[str, Any]:
@@ -96,21 +99,25 @@ def calibrated(model: Any, make: Any, cases: int) -> float:
 
 
 def answered(model: Any, case: dict[str, Any]) -> bool:
-    """Whether the model begins with the planted answer given all documents and the needed one alone, and not without."""
+    """Whether the model begins with the planted answer given all documents and the needed one alone, and given no set of the others."""
     from assay.act.guard.scorers import AskedLocal, Prompt
 
     if not case["holding"]:
         return True
     texts, every = tuple(document["text"] for document in case["documents"]), tuple(range(len(case["documents"])))
     scorer = Prompt(AskedLocal(model), texts, case["query"]["prompt"], TEMPLATE)
-    without = tuple(k for k in every if str(k) not in case["holding"])
+    others = [k for k in every if str(k) not in case["holding"]]
+    without = (kept for size in range(len(others), -1, -1) for kept in itertools.combinations(others, size))
     wanted = case["query"]["completion"].split()[:1]
-    firsts = (scorer.generate(kept, 3).split()[:1] for kept in (every, without, (case["needed"],)))
-    return next(firsts) == wanted and next(firsts) != wanted and next(firsts) == wanted
+
+    def begins(kept: tuple[int, ...]) -> bool:
+        return scorer.generate(kept, 3).split()[:1] == wanted
+
+    return begins(every) and begins((case["needed"],)) and not any(map(begins, without))
 
 
-def trial(model: Any, make: Any, cases: int, lam: float, **settings: Any) -> dict[str, Any]:
-    """So many cases by `assay.guard`, from seed 0 on."""
+def trial(model: Any, make: Any, cases: int, lam: float, first: int = 0, **settings: Any) -> dict[str, Any]:
+    """So many cases by `assay.guard`, from a seed on."""
     import assay
 
     counts: dict[str, float] = dict.fromkeys(
@@ -118,7 +125,7 @@ def trial(model: Any, make: Any, cases: int, lam: float, **settings: Any) -> dic
     )
     asked = {"improved": 0, "false": 0}
     start = time.process_time()
-    for seed in itertools.count():
+    for seed in itertools.count(first):
         if counts["cases"] == cases:
             break
         case = make(seed)
@@ -179,7 +186,7 @@ def main() -> None:
         model = assay.load(Path(args.data) / "models" / "stories15m")
         make = sentences(Path(args.data))
         found = calibrated(model, make, 30)
-        result["stories15m"] = trial(model, make, args.trained, found, introspect=True)
+        result["stories15m"] = trial(model, make, args.trained, found, FRESH, introspect=True)
     save("guard", f"python -m benchmarks.guard --data DIR --cases {args.cases} --trained {args.trained}", result)
 
 
