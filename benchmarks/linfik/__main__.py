@@ -12,6 +12,8 @@ stories15m, rows of at most 240 characters and 96 tokens. `measure` keeps what i
 import argparse
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,18 +164,21 @@ def selections(
     targets: list[Row],
     scorer: Scorer,
     seed: int,
-) -> dict[str, np.ndarray]:
+) -> dict[str, Callable[[], np.ndarray]]:
     """Rows of a pool by each way of choosing; `values` are LinFiK's for the targets, and the scorer has seen none of the rows."""
-    count = round(SHARE * len(pool))
-    scores = {
-        "random": np.random.default_rng(seed).random(len(pool)),
-        "bm25": assay.value(None, pool, targets, "bm25").array,
-        "perplexity": -loss,
-        "gradcos": assay.value(model, pool, targets, "gradcos").array,
-        "linfik": values,
-        "alinfik": scorer.predict([row["text"] for row in pool]).value,
+    scores: dict[str, Callable[[], np.ndarray]] = {
+        "random": lambda: np.random.default_rng(seed).random(len(pool)),
+        "bm25": lambda: assay.value(None, pool, targets, "bm25").array,
+        "perplexity": lambda: -loss,
+        "gradcos": lambda: assay.value(model, pool, targets, "gradcos").array,
+        "linfik": lambda: values,
+        "alinfik": lambda: scorer.predict([row["text"] for row in pool]).value,
     }
-    return {name: np.argsort(-score, kind="stable")[:count] for name, score in scores.items()}
+
+    def best(score: Callable[[], np.ndarray]) -> np.ndarray:
+        return np.argsort(-score(), kind="stable")[: round(SHARE * len(pool))]
+
+    return {name: partial(best, score) for name, score in scores.items()}
 
 
 def select(folder: Path, work: Path, wanted: list[str], seeds: range, minutes: float) -> None:
@@ -194,10 +199,10 @@ def select(folder: Path, work: Path, wanted: list[str], seeds: range, minutes: f
             )
             recipe = Recipe(model.module, model.task, seed=seed, **RECIPE)
             on = recipe.encode(assay.read(held[name]))
-            for by, chosen in {"before": np.zeros(0, int), **found}.items():
+            for by in ("before", *found):
                 if (name, seed, by) in known or time.perf_counter() > until:
                     continue
-                start = time.perf_counter()
+                chosen, start = found[by]() if by in found else np.zeros(0, int), time.perf_counter()
                 train = [candidates[k] for k in (chosen if len(chosen) else [0])]
                 run = recipe.train(assay.read(train), None if len(chosen) else [0.0])
                 after = float(run.loss_of(on).double().mean())
