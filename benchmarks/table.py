@@ -574,6 +574,12 @@ def linfik(result: dict[str, Any]) -> str:
         parts.append(_poisoned(result["poisoned"]))
     if "selection" in result:
         parts.append(_chosen(result["selection"], result["settings"]))
+    if "other orders" in result:
+        again = [
+            f"{name}: {', '.join(f'{by} {fall:+.3f}' for by, fall in c.items())}"
+            for name, c in result["other orders"].items()
+        ]
+        parts.append(f"The same selections trained on in another order, mean fall over seeds: {'; '.join(again)}.\n")
     return "\n".join(parts)
 
 

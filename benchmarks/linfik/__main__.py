@@ -3,7 +3,7 @@
     python -m benchmarks.linfik measure --data DIR --work WORK      values by the model
     python -m benchmarks.linfik clock --data DIR --work WORK        processor time of the model and of a scorer
     python -m benchmarks.linfik select --data DIR --work WORK [--targets plays math] [--seeds 3] [--first-seed 0]
-        [--minutes 4.5]
+        [--order 10] [--ways bm25 linfik alinfik] [--minutes 4.5]
     python -m benchmarks.linfik report --data DIR --work WORK       what scorers know; writes the result file
 
 stories15m, rows of at most 240 characters and 96 tokens. `measure` keeps what it has in WORK and goes on from it; so does `select`.
@@ -181,15 +181,16 @@ def selections(
     return {name: partial(best, score) for name, score in scores.items()}
 
 
-def select(folder: Path, work: Path, wanted: list[str], seeds: range, minutes: float) -> None:
+def select(folder: Path, work: Path, args: argparse.Namespace) -> None:
     """Fine-tune on each selection, and measure the loss of held-out rows of the target's domain; a line for each training."""
+    wanted, seeds, minutes = args.targets, range(args.first_seed, args.first_seed + args.seeds), args.minutes
     until, model = time.perf_counter() + 60 * minutes, load(folder)
     pool, (_, targets, held) = pool_of(folder), split(folder)
     values, loss = measured(work, len(pool))
     scorers = {name: fitted(*taught(folder, work, name))[0] for name in wanted}
     place = work / "trainings.jsonl"
     done = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
-    known = {(line["target"], line["seed"], line["by"]) for line in done}
+    known = {(line["target"], line["seed"], line["by"], line.get("order")) for line in done}
     for seed in seeds:
         rows = np.random.default_rng(100 + seed).permutation(len(pool))[:CANDIDATES]
         candidates = [pool[k] for k in rows]
@@ -197,10 +198,11 @@ def select(folder: Path, work: Path, wanted: list[str], seeds: range, minutes: f
             found = selections(
                 model, candidates, values[rows, ORDER.index(name)], loss[rows], targets[name], scorers[name], seed
             )
-            recipe = Recipe(model.module, model.task, seed=seed, **RECIPE)
+            order = seed if args.order is None else args.order
+            recipe = Recipe(model.module, model.task, seed=order, **RECIPE)
             on = recipe.encode(assay.read(held[name]))
-            for by in ("before", *found):
-                if (name, seed, by) in known or time.perf_counter() > until:
+            for by in args.ways or ("before", *found):
+                if (name, seed, by, args.order) in known or time.perf_counter() > until:
                     continue
                 chosen, start = found[by]() if by in found else np.zeros(0, int), time.perf_counter()
                 train = [candidates[k] for k in (chosen if len(chosen) else [0])]
@@ -210,6 +212,7 @@ def select(folder: Path, work: Path, wanted: list[str], seeds: range, minutes: f
                 line = {
                     "target": name,
                     "seed": seed,
+                    "order": args.order,
                     "by": by,
                     "loss": after,
                     "mix": mix,
@@ -228,6 +231,8 @@ def main() -> None:
     arguments.add_argument("--targets", nargs="+", choices=ORDER, default=list(WANTED))
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--first-seed", type=int, default=0)
+    arguments.add_argument("--order", type=int, help="seed of the training, if another than the selection's")
+    arguments.add_argument("--ways", nargs="+", help="ways of choosing; all by default")
     arguments.add_argument("--minutes", type=float, default=1e9)
     args: argparse.Namespace = arguments.parse_args()
     folder = data_folder(args)
@@ -237,7 +242,7 @@ def main() -> None:
     elif args.what == "clock":
         clock(folder, args.work)
     elif args.what == "select":
-        select(folder, args.work, args.targets, range(args.first_seed, args.first_seed + args.seeds), args.minutes)
+        select(folder, args.work, args)
     else:
         from benchmarks.linfik.report import report
 
