@@ -3,8 +3,8 @@
     python -m benchmarks.icp --data DIR [--rows 40] [--queries 16] [--seeds 3]
 
 stories15m; a pool of five domains (stories, plays, arithmetic, programs, tweets), `--rows` of each; the target is held-out
-plays, as prompt and completion. ICP's values and mean gains are compared with the mean over the target of GradDot (LinFiK's
-formula) and of EK-FAC (MLPs of the last two layers): Spearman over the pool, and within the domains. Each method's best fifth, and random
+plays, as prompt and completion. ICP's values and mean gains are compared with the mean over the target of GradDot (LinFiK's plain
+product) and of EK-FAC (MLPs of the last two layers): Spearman over the pool, and within the domains. Each method's best fifth, and random
 fifths, fine-tune the model (its embeddings frozen) by one recipe, chosen on nothing; the loss is that of other held-out plays. Times are
 CPU seconds; the whole prompts that ICP saves are timed on a few rows.
 """

@@ -574,6 +574,12 @@ def linfik(result: dict[str, Any]) -> str:
         parts.append(_poisoned(result["poisoned"]))
     if "selection" in result:
         parts.append(_chosen(result["selection"], result["settings"]))
+    if "other orders" in result:
+        again = [
+            f"{name}: {', '.join(f'{by} {fall:+.3f}' for by, fall in c.items())}"
+            for name, c in result["other orders"].items()
+        ]
+        parts.append(f"The same selections trained on in another order, mean fall over seeds: {'; '.join(again)}.\n")
     return "\n".join(parts)
 
 
@@ -588,7 +594,7 @@ def _poisoned(found: dict[str, Any]) -> str:
         for c in found.values()
     ]
     return (
-        "Poisoned rows (20 of 200; of the other rows as many have the trigger and an ordinary answer, running text apart) by value "
+        "Poisoned rows, by the plain product (20 of 200; of the other rows as many have the trigger and an ordinary answer, running text apart) by value "
         "for targets that behave so on other text, ROC AUC, mean and least over seeds; scorers of 60 and 120 rows on the rows "
         f"they were not fitted to (aim 0.95):\n\n{_rows(['planted', 'seeds', *ways], rows)}"
     )
@@ -642,7 +648,7 @@ def icp(result: dict[str, Any]) -> str:
         f"{_made(result)}\n{_rows(['ranks of', 'Spearman', 'within domains, mean'], ranks)}\n{_rows(header, taught)}\n"
         f"Whole prompts cost {1000 * result['whole_prompts_cpu_seconds_an_example']:.0f} ms an example; values and whole prompts' differ "
         f"by {result['kept_against_whole']:.1g} nats at most. Published, on other data and a larger model: Spearman .73 with an "
-        "influence score. `graddot` is the mean over the tasks (LinFiK's formula); `ekfac` takes the MLPs of the last two layers.\n"
+        "influence score. `graddot` is the mean over the tasks (LinFiK's plain product); `ekfac` takes the MLPs of the last two layers.\n"
     )
 
 

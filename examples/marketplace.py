@@ -89,7 +89,7 @@ def main() -> None:
     length = ("--max-length", str(LENGTH))
     # The owner measures the sample with the model, and exports a scorer.
     assay(owner, "value", model, *length, "--train", "sample.jsonl", "--on", "targets.jsonl", "--method", "alinfik",
-          "--sampled", "1", "--export", "scorer", "--top", "2")  # fmt: skip
+          "--step", "plain", "--sampled", "1", "--export", "scorer", "--top", "2")  # fmt: skip
     for provider in PROVIDERS:
         # What is sent to a provider: the scorer. What comes back: the offer.
         shutil.copytree(owner / "scorer", work / provider / "scorer")

@@ -36,6 +36,8 @@ def report(folder: Path, work: Path) -> None:
         found["poisoned"] = planted
     if chosen := selection(work):
         found["selection"] = chosen
+    if again := reordered(work):
+        found["other orders"] = again
     save("linfik", "python -m benchmarks.linfik measure, clock, select, report --data DIR --work WORK", found)
 
 
@@ -123,7 +125,8 @@ def poison(folder: Path, work: Path) -> dict[str, Any]:
 def selection(work: Path) -> dict[str, Any]:
     """Fall of the targets' loss by way of choosing: mean over seeds, standard error, and the share of LinFiK's."""
     place = work / "trainings.jsonl"
-    lines = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
+    every = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
+    lines = [line for line in every if line.get("order") is None]
     found: dict[str, Any] = {}
     for target in dict.fromkeys(line["target"] for line in lines):
         mine = [line for line in lines if line["target"] == target]
@@ -147,6 +150,19 @@ def selection(work: Path) -> dict[str, Any]:
                 "alinfik beyond": float(apart.mean()), "alinfik beyond stderr": wins,
             }  # fmt: skip
     return found
+
+
+def reordered(work: Path) -> dict[str, dict[str, float]]:
+    """The same selections trained on in another order: mean fall of the loss by target and way of choosing."""
+    place = work / "trainings.jsonl"
+    lines = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
+    before = {line["target"]: line["loss"] for line in lines if line["by"] == "before"}
+    each: dict[str, dict[str, list[float]]] = {}
+    for line in lines:
+        if line.get("order") is not None:
+            ways = each.setdefault(f"{line['target']}, order {line['order']}", {})
+            ways.setdefault(line["by"], []).append(before[line["target"]] - line["loss"])
+    return {name: {by: float(np.mean(falls)) for by, falls in ways.items()} for name, ways in each.items()}
 
 
 def rank(one: np.ndarray, other: np.ndarray) -> float:

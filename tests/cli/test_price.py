@@ -34,7 +34,7 @@ def market(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     owner = root / "owner"
     told = run("value", owner / "model", "--train", owner / "sample.jsonl", "--on", owner / "targets.jsonl", "-m", "alinfik",
-               "--sampled", 1, "--export", owner / "scorer", "--out", owner / "run")  # fmt: skip
+               "--step", "plain", "--sampled", 1, "--export", owner / "scorer", "--out", owner / "run")  # fmt: skip
     assert "Scorer saved" in told.stderr
     return root
 
@@ -53,7 +53,7 @@ def offer_of(market: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_owner_exports_what_his_values_come_from(market: Path) -> None:
     owner = market / "owner"
     values = assay.Values.load(owner / "run")
-    expected = ALinFiK(sampled=1).distil(
+    expected = ALinFiK(sampled=1, step="plain").distil(
         assay.load(owner / "model"), assay.read(owner / "sample.jsonl"), assay.read(owner / "targets.jsonl")
     )
     np.testing.assert_allclose(values.array, expected.values.array, rtol=1e-5)

@@ -41,27 +41,30 @@ def values(train: Examples = POOL, **options: Any) -> assay.Values:
     return assay.value(language(), train, ON, ALinFiK(**{"sampled": 60, **options}))
 
 
-def test_measured_rows_have_the_models_value_and_no_error() -> None:
-    found, exact = usual().values, assay.value(language(), POOL, ON, "linfik").array
+@pytest.mark.parametrize("step", ["normalised", "plain"])
+def test_measured_rows_have_the_models_value_and_no_error(step: str) -> None:
+    """The others nearly that of linfik fitted to the whole pool; of sixty rows, and a model without any training."""
+    found, exact = values(step=step), assay.value(language(), POOL, ON, LinFiK(step=step)).array
     taken = found.raw["measured"]
     assert taken.sum() == 60
-    np.testing.assert_allclose(found.array[taken], exact[taken], rtol=1e-4, atol=1e-6 * np.abs(exact).max())
+    own = assay.value(language(), POOL.select(np.flatnonzero(taken)), ON, LinFiK(step=step)).array
+    np.testing.assert_allclose(found.array[taken], own, rtol=1e-4, atol=1e-6 * np.abs(exact).max())
     assert (found.stderr[taken] == 0).all()
     assert (found.stderr[~taken] > 0).all()
-    assert spearmanr(found.array[~taken], exact[~taken]).statistic > 0.3  # sixty rows, of a model without any training
+    assert spearmanr(found.array[~taken], exact[~taken]).statistic > 0.3
     assert "60 of 90 rows were measured" in found.provenance.notes[-1]
 
 
 def test_targets_may_be_compared_with_another_answer() -> None:
-    """What the sample is measured by is what is asked, as in linfik."""
+    """What the sample is measured by is what is asked, as in linfik; the sample is the pool."""
     on = examples(
         {"prompt": "the cat", "completion": " sat", "contrast": " saw"},
         {"prompt": "a", "completion": " dog", "contrast": " cat"},
     )
     found = assay.value(language(), POOL, on, ALinFiK(sampled=60, measure="contrast"))
-    exact = assay.value(language(), POOL, on, LinFiK(measure="contrast")).array
     taken = found.raw["measured"]
-    np.testing.assert_allclose(found.array[taken], exact[taken], rtol=1e-4, atol=1e-6 * np.abs(exact).max())
+    exact = assay.value(language(), POOL.select(np.flatnonzero(taken)), on, LinFiK(measure="contrast")).array
+    np.testing.assert_allclose(found.array[taken], exact, rtol=1e-4, atol=1e-6 * np.abs(exact).max())
     assert found.provenance.parameters["measure"] == "contrast"
     with pytest.raises(MethodError, match="measure"):
         ALinFiK(measure="nonsense")

@@ -5,9 +5,10 @@ from assay.errors import MethodError
 from assay.examples import Examples
 from assay.gradients.features import EXAMPLES, NUMBERS
 from assay.index.format import DTYPES, Dtype
-from assay.methods import EKFACCG, TRAK, DataInf, LiSSA, SelfInfluence
+from assay.methods import EKFACCG, TRAK, DataInf, Diagonal, LinFiK, LiSSA, SelfInfluence
 from assay.methods.gradient.base import GradientMethod
 from assay.methods.gradient.influence import InfluenceMethod
+from assay.methods.gradient.linfik import SAMPLE
 from assay.models import Model
 from assay.runtime import curvature, fitted, gauss_newton
 from assay.runtime.steps import Plan, Step
@@ -34,7 +35,7 @@ def plan_scores(
     disk = 0 if live else int(len(train) * stages * (width * DTYPES[dtype].itemsize + 64))
     steps = [Step("fingerprints, rules checked", stages * work.check(2 if queries is None or live else 3))]
     memory = 4 * count * width * (2.2 if live else 2 + stages)
-    squares = method.row_scale == "norm"
+    squares = method.rows() == "norm"
     formed = min(count, EXAMPLES, max(1, NUMBERS // max(1, width)))  # of the queries' gradients, at once
     memory += max(work.scanning(count, squares), 4 * 2.5 * formed * width) if live else work.working(compression)
     extra, held = _solving(work, method, count, stages)
@@ -68,6 +69,8 @@ def _solving(work: Work, method: GradientMethod, queries: int, stages: int) -> t
             held = gauss_newton.vectors(work, method, queries)
             held += curvature.held(work, method) if isinstance(method, EKFACCG) else 0.0
             return gauss_newton.solves(work, method, queries), held
+        case LinFiK() if method.step == "normalised":
+            return [curvature.fitted(work, Diagonal(), SAMPLE)], 2 * curvature.held(work, Diagonal())
         case InfluenceMethod():
             return [curvature.fitted(work, method, method.fitting_examples)], curvature.held(work, method)
         case _:

@@ -7,12 +7,13 @@ from tests.students import pool, sentences, told, worth
 from tests.support import examples, text_model
 from torch import nn
 
-import assay
 from assay.examples import Example, Examples
 from assay.methods import LinFiK
+from assay.methods.gradient.live import Live
 from assay.methods.student.distil import distil
 from assay.methods.student.pieces import ALPHA, SHARED, Lessons, Told, WordLine, described, pieces
 from assay.methods.student.told import by_token
+from assay.models import Model
 from assay.tasks.language import IGNORED
 
 
@@ -88,8 +89,16 @@ def test_parts_that_say_nothing_of_other_rows_do_not_mislead() -> None:
 ROWS = (examples("the cat sat on the mat ."), examples({"prompt": "the dog saw", "completion": " you"}))
 
 
+def taught(model: Model, rows: Examples, on: Examples, method: LinFiK) -> list[Told] | None:
+    """By what LinFiK knows of ten other rows."""
+    fitted = method.fit(model, pool(10))
+    assert isinstance(fitted, Live)
+    return by_token(fitted, rows, on)
+
+
 @pytest.mark.parametrize("rows", ROWS, ids=["text", "answer"])
-def test_parts_by_token_are_products_of_each_tokens_gradient(rows: Examples) -> None:
+@pytest.mark.parametrize("step", ["normalised", "plain"])
+def test_parts_by_token_are_products_of_each_tokens_gradient(rows: Examples, step: str) -> None:
     model = text_model("Llama", dtype=torch.float64, tie_word_embeddings=True)
     targets = examples("the dog sat under the tree .", "a big cat ran")
     parameters = list(model.module.parameters())
@@ -106,19 +115,37 @@ def test_parts_by_token_are_products_of_each_tokens_gradient(rows: Examples) -> 
     def flat(loss: torch.Tensor) -> torch.Tensor:
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, retain_graph=True)])
 
-    means = [torch.stack([loss for loss in losses(target) if loss.requires_grad]).mean() for target in targets]
-    direction = torch.stack([flat(loss) for loss in means]).mean(0)
+    def mean(example: Example) -> torch.Tensor:
+        return flat(torch.stack([loss for loss in losses(example) if loss.requires_grad]).mean())
+
+    method = LinFiK(step=step)
+    direction, length = torch.stack([mean(target) for target in targets]).mean(0), 1.0
+    if step == "normalised":
+        known, length = torch.stack([mean(row) for row in pool(10)]), float(mean(rows[0]).norm())
+        m, parts = known.mean(0), known.square().mean(0).split([p.numel() for p in parameters])
+        P = torch.cat([(part + 0.1 * part.mean()).rsqrt() for part in parts])
+        direction = P * (direction - (direction @ (P * m)) / (m @ (P * m)) * m)
     each = losses(rows[0])
-    count = sum(loss.requires_grad for loss in each)
+    count = length * sum(loss.requires_grad for loss in each)
     right = [float(flat(loss) @ direction) / count if loss.requires_grad else 0.0 for loss in each]
-    found = by_token(model, rows, targets, LinFiK())
+    found = taught(model, rows, targets, method)
     assert found is not None
-    np.testing.assert_allclose(found[0].parts, right, rtol=1e-5, atol=1e-6 * np.abs(right).max())
+    np.testing.assert_allclose(found[0].parts, right, rtol=1e-5, atol=2e-6 * np.abs(right).max())
     assert found[0].ends.tolist() == [token.end for token in model.task.tokens_of(rows[0])]
-    assert found[0].parts.sum() == pytest.approx(float(assay.value(model, rows, targets, "linfik").array[0]), rel=1e-4)
+    assert found[0].parts.sum() == pytest.approx(sum(right), abs=1e-5 * np.abs(right).sum())
+
+
+@pytest.mark.parametrize("step", ["normalised", "plain"])
+def test_the_parts_sum_to_the_values(step: str) -> None:
+    model, rows, on, method = text_model("Llama", num_hidden_layers=1), pool(12), pool(2, seed=9), LinFiK(step=step)
+    fitted = method.fit(model, rows)
+    assert isinstance(fitted, Live)
+    found, values = by_token(fitted, rows, on), fitted.value(on).array
+    assert found is not None
+    np.testing.assert_allclose([one.parts.sum() for one in found], values, atol=1e-5 * np.abs(values).max())
 
 
 def test_conversations_are_learnt_from_whole_rows() -> None:
     model = text_model("Llama", dtype=torch.float32, num_hidden_layers=1)
     chat = examples({"messages": [{"role": "user", "content": "a cat"}, {"role": "assistant", "content": "the dog"}]})
-    assert by_token(model, chat, pool(2), LinFiK()) is None
+    assert taught(model, chat, pool(2), LinFiK()) is None

@@ -172,6 +172,10 @@ class GradientMethod(Method):
         """`P_c psi_c(q)`; by default P is the identity."""
         return psi
 
+    def rows(self) -> RowScale:
+        """How rows are scaled; a method with an option for it says so here."""
+        return self.row_scale
+
     def linear(self) -> bool:
         """Whether a mean over queries of its scores is the score of their mean gradient."""
         plain = (getattr(type(self), name) is getattr(GradientMethod, name) for name in ("query_side", "column_scale"))
@@ -187,7 +191,7 @@ class GradientMethod(Method):
 
     def row_factor(self, source: StoredIndex, state: Any) -> Float[Tensor, "..."] | None:
         """`r_i`, [n] or one for each checkpoint [c, n]; None is 1."""
-        match self.row_scale:
+        match self.rows():
             case "norm":
                 return inverse(source.norms())
             case "miss":
@@ -229,7 +233,7 @@ class GradientMethod(Method):
             self.train_compression(),
             self.train_measurement(),
             dtype,
-            self.row_scale == "miss",
+            self.rows() == "miss",
             cast(OnNonfinite, self.on_nonfinite),
             origin,
         )

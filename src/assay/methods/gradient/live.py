@@ -136,7 +136,7 @@ class Live(Fitted):
     ) -> None:
         """Add the scores at one checkpoint, of the blocks of the layout."""
         method = self.method
-        unit = method.row_scale == "norm"
+        unit = method.rows() == "norm"
         against = Against(seed=method.seed, psi=psi, squares=unit, low_rank=method.allowed_error())
         tiles = feature_tiles(
             model,

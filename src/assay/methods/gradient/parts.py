@@ -94,7 +94,7 @@ def folds_of(fitted: Fitted) -> tuple[By, ...]:
 
 
 def _exact(fitted: Fitted) -> Live:
-    if isinstance(fitted, Live) and fitted.method.row_scale in ("none", "norm"):
+    if isinstance(fitted, Live) and fitted.method.rows() in ("none", "norm"):
         return fitted
     raise MethodError(
         "Parts of scores are derivatives of the model along exact gradients, and this method compares features that were "
@@ -156,7 +156,7 @@ class _Seen:
         self.lens, self.example, self.method = lens, example, lens.live.method
         self.phi = lens.gradient(example, self.method.train_measurement())
         length = self.phi.double().square().sum().sqrt()
-        self.scale = lens.weight * (float(inverse(length)) if self.method.row_scale == "norm" else 1.0)
+        self.scale = lens.weight * (float(inverse(length)) if self.method.rows() == "norm" else 1.0)
 
     def parts(self, fold: By, turned: Float[Tensor, " k"], query: Example) -> Float64[np.ndarray, " n"]:
         """Parts of the score at this checkpoint by one fold; of positions the last is what none of them holds."""

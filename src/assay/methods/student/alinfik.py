@@ -17,7 +17,7 @@ import hashlib
 import math
 import time
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -27,6 +27,7 @@ from assay.examples import Examples
 from assay.jsonable import jsonable
 from assay.methods.base import ValueMethod, option
 from assay.methods.gradient.linfik import LinFiK
+from assay.methods.gradient.live import Live
 from assay.methods.student.distil import LEAST, Held, distil
 from assay.methods.student.pieces import Told
 from assay.methods.student.scorer import LEVEL, Scorer
@@ -65,6 +66,11 @@ class ALinFiK(ValueMethod):
     measure: Choosable = option(  # noqa: RUF009 - a field
         "loss", "what of a target is explained: loss, margin, log-odds:TOKEN, contrast; in Python also a function"
     )
+    step: str = option(
+        "normalised",
+        "what training does, as linfik has it: steps of a length of their own, or plain SGD",
+        ("normalised", "plain"),
+    )
     on_nonfinite: str = option(
         "raise", "a loss or gradient that is NaN or infinite: stop, or skip the example", ("raise", "skip")
     )
@@ -77,7 +83,7 @@ class ALinFiK(ValueMethod):
 
     def teacher(self) -> LinFiK:
         """What the student learns from. Raises MethodError if `measure` cannot be read."""
-        return LinFiK(measure=self.measure, on_nonfinite=self.on_nonfinite)
+        return LinFiK(measure=self.measure, step=self.step, on_nonfinite=self.on_nonfinite)
 
     def parameters(self) -> dict[str, Any]:
         """The measurement by its name; all others as they are."""
@@ -155,10 +161,11 @@ class ALinFiK(ValueMethod):
         left out.
         """
         start = time.perf_counter()
-        exact = self.teacher().fit(model, sample).value(on)
+        fitted = cast(Live, self.teacher().fit(model, sample))
+        exact = fitted.value(on)
         seconds = (time.perf_counter() - start) / (len(sample) + len(on))
         try:
-            return exact, by_token(model, sample, on, self.teacher()), seconds
+            return exact, by_token(fitted, sample, on), seconds
         except MethodError:  # an operation without a forward-mode derivative: whole rows have to do
             return exact, None, seconds
 
