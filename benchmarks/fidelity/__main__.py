@@ -2,7 +2,7 @@
 
     python -m benchmarks.fidelity --data DIR --work DIR [--settings mlp cnn] [--methods ekfac replay:removed=0.5]
                                   [--split exam] [--subsets 100]
-                                  [--peers dattri=PYTHON kronfluence=PYTHON bergson=PYTHON tree_influence=PYTHON]
+                                  [--peers dattri=PYTHON kronfluence=PYTHON tree_influence=PYTHON]
 
 For each setting: `--subsets` random halves of the training data are retrained (stored in `--work`, resumable), then every
 method scores the same queries in a process of its own on one thread (stored there too; `--again` repeats it), and the
@@ -37,9 +37,11 @@ METHODS: dict[str, tuple[str, ...]] = {
         f"path-krylov:{CENTRE}", f"replay:{CENTRE}",
     ),
     "mlp": (
-        "random", "graddot", "tracin", "trak", "trackstar", "less", "datainf", "logra", "ekfac", f"ekfac:{CENTRE},damping=path",
+        "random", "graddot", "tracin", "trak", "trackstar", "datainf", "lissa", "logra", "diagonal", "kfac", "ekfac",
+        f"ekfac:{CENTRE},damping=path",
         f"ekfac:{CENTRE},damping=0.002", f"ekfac-cg:{CENTRE},damping=0.05,iterations=15,fitting_examples=5000",
-        f"source:{CENTRE}", f"path-krylov:{CENTRE}", CHEAP, "replay", f"replay:{CENTRE}",
+        f"source:{CENTRE}", f"path-krylov:{CENTRE}", CHEAP, f"replay-index:{CENTRE}",
+        "replay", f"replay:{CENTRE}",
     ),
     "cnn": (
         "random", "graddot", "gradcos", "tracin", "trak", "ekfac", f"ekfac:{CENTRE}", f"ekfac:{CENTRE},damping=path",
@@ -55,7 +57,7 @@ METHODS: dict[str, tuple[str, ...]] = {
         f"ekfac-cg:{CENTRE},fitting_examples=150,iterations=10", f"replay:{CENTRE}", f"replay:{CENTRE},products=gauss-newton",
     ),
     "transformer-smooth": (
-        "random", "graddot", "bm25", "tfidf", "trak", "ekfac", f"ekfac-cg:{CENTRE},fitting_examples=300,iterations=15",
+        "random", "graddot", "bm25", "tfidf", "embedding", "trak", "less", "ekfac", f"ekfac-cg:{CENTRE},fitting_examples=300,iterations=15",
         f"source:{CENTRE}", f"path-krylov:{CENTRE},segments=1,fitting_examples=128,krylov=5", f"replay:{CENTRE}",
         f"replay:{CENTRE},products=gauss-newton",
     ),
@@ -74,10 +76,9 @@ CHECKPOINTS = 10
 PEERS = {
     "kronfluence": {"kronfluence ekfac": ("mlp", "cnn", "transformer")},
     "dattri": {
-        "dattri-explicit": ("logistic",), "dattri-cg": ("logistic", "mlp"), "dattri-trak": ("mlp", "cnn"),
+        "dattri-cg": ("logistic", "mlp"), "dattri-trak": ("mlp", "cnn"),
         "traker": ("mlp", "cnn"), "captum-tracin": ("logistic",),
     },
-    "bergson": {"bergson ekfac": ("transformer",)},
     "tree_influence": {f"tree_influence {name}": ("trees",) for name in (
         "boostin", "leaf-influence", "leaf-influence-sp", "leaf-refit", "tree-similarity"
     )},
@@ -123,6 +124,8 @@ def attribute(work: Setting, text: str) -> assay.Scores:
     many = name in ("tracin", "less")
     recipe = replace(work.recipe, checkpoints=CHECKPOINTS) if many else work.recipe
     given: Any = None if name in ("random", "bm25", "tfidf") else recipe
+    if name == "embedding":
+        given = recipe.train(work.train).model
     return assay.attribute(given, work.train, queries, chosen)
 
 
@@ -261,7 +264,7 @@ def main() -> None:
         "--peers",
         nargs="*",
         default=[],
-        help="dattri=PYTHON (with traker, captum) kronfluence=PYTHON bergson=PYTHON tree_influence=PYTHON",
+        help="dattri=PYTHON (with traker, captum) kronfluence=PYTHON tree_influence=PYTHON",
     )
     arguments.add_argument("--contender", nargs=3, help=argparse.SUPPRESS)
     args = arguments.parse_args()
