@@ -174,7 +174,6 @@ def of_peer(work: Setting, environment: str, python: str, peer: str, folder: Pat
         where = [str(folder / "export"), str(raw)]
         command = {
             "kronfluence": ["kronfluence_ekfac.py", *where, "sampled"],
-            "bergson": ["bergson_ekfac.py", where[0], str(folder / "bergson"), "sampled", where[1]],
             "dattri": ["fidelity_scores.py", peer, *where],
             "tree_influence": ["tree_influence_scores.py", peer.split()[-1], *where],
         }[environment]
