@@ -37,7 +37,7 @@ METHODS: dict[str, tuple[str, ...]] = {
         f"path-krylov:{CENTRE}", f"replay:{CENTRE}",
     ),
     "mlp": (
-        "random", "graddot", "tracin", "trak", "trackstar", "datainf", "lissa", "logra", "diagonal", "kfac", "ekfac",
+        "random", "graddot", "tracin", "trak", "trackstar", "datainf", "logra", "diagonal", "kfac", "ekfac",
         f"ekfac:{CENTRE},damping=path",
         f"ekfac:{CENTRE},damping=0.002", f"ekfac-cg:{CENTRE},damping=0.05,iterations=15,fitting_examples=5000",
         f"source:{CENTRE}", f"path-krylov:{CENTRE}", CHEAP, f"replay-index:{CENTRE}",
