@@ -154,6 +154,15 @@ def test_an_ensemble_takes_two_means_apart(newton: bool) -> None:
     )  # the mean of products is another
 
 
+def test_it_is_damped_by_the_mean_diagonal_of_the_gram_matrix() -> None:
+    x, y, xq, yq = problem()
+    model, train, queries = Model(Logistic(fitted(x, y)), Classify()), read(x, y), read(xq, yq)
+    found = assay.attribute(model, train, queries, replace(EXACT, damping=None)).array
+    phi = np.asarray(x, dtype=np.float64)  # the gradient of the margin is the features
+    given = assay.attribute(model, train, queries, replace(EXACT, damping=float(np.square(phi).sum() / phi.shape[1])))
+    np.testing.assert_allclose(found, given.array, atol=1e-6 * np.abs(found).max(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.3, 0.7])
 def test_a_singular_gram_matrix_is_refused_where_damping_is_set_and_damped_where_it_is_not(share: float) -> None:
     """A feature that follows from two others, exactly or up to the rounding of float32."""

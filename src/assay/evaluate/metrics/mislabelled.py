@@ -69,11 +69,8 @@ def _measure(
 
 def measures(values: Float64[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"], k: int) -> Float64[np.ndarray, " 3"]:
     """Area under the curve, average precision and precision at `k`; the numbers alone."""
-    order = np.argsort(values)
-    ordered, hit = values[order], wrong[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])  # of groups of equal values
-    bad, size = np.add.reduceat(hit, starts, dtype=np.int64), np.diff(np.r_[starts, len(values)])
-    return _of_counts(bad, size - bad, k)
+    bad, good, groups = _grouped(values, wrong)
+    return _of_counts(np.bincount(bad, minlength=groups), np.bincount(good, minlength=groups), k)
 
 
 def _grouped(

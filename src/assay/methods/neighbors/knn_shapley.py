@@ -184,11 +184,10 @@ class Proxy:
         return torch.zeros(distance.shape, dtype=torch.float64, device=distance.device).scatter_(1, order, values)
 
     def _near(self, label: Tensor, distance: Tensor | None, target: Tensor) -> Near:
-        gain = (
-            label if self._labels.regression else torch.eq(label, target[:, None], out=label)
-        )  # no pass over booleans
+        if not self._labels.regression:
+            torch.eq(label, target[:, None], out=label)  # in place: booleans would take another pass
         radius = torch.inf if self._radius is None else self._radius
-        return Near(gain, distance, target, self._labels.classes, radius)
+        return Near(label, distance, target, self._labels.classes, radius)
 
     def _usual_distance(self) -> float:
         """Median over some training examples of the distance to their k-th neighbour."""
