@@ -120,6 +120,7 @@ def test_what_a_command_lacks(model: Path, train: Path) -> None:
     refused("index", "--train", train, "--out", "run", names=["'gradcos' needs a model"])
     refused("index", "--train", train, "--out", "run", "--append", "examples", names=["No model was given"])
     refused("value", model, "--train", train, "--method", "gradcos", names=["--on"])
+    refused("value", "nothing.csv", "--label", "y", names=["--train", "'nothing.csv' is no file"])
     refused("plan", "--train", train, "--method", "bm25", names=["queries"])
     refused("report", "nowhere", names=["nowhere"])
     refused("query", "nowhere", "--text", "the cat", names=["nowhere"])

@@ -125,7 +125,8 @@ def value(
     if train is None and model.model is not None and Path(model.model).is_file():  # assay value data.csv --on ...
         train, model = model.model, replace(model, model=None)
     if train is None:
-        raise InputError("No training data were given; name them with --train FILE, or as the first argument.")
+        taken = "" if model.model is None else f" ('{model.model}' is no file here, and was taken for a model)"
+        raise InputError(f"No training data were given; name them with --train FILE, or as the first argument{taken}.")
     if recorded and (model.given or training is not None):
         raise InputError("--recorded stands in the place of MODEL and --recipe; give one of them.")
     if not recorded:

@@ -41,7 +41,7 @@ def load_ensemble(model: Any, method: str) -> Ensemble:
 def _open(path: Path, method: str) -> Any:
     """The model in a file. Raises ModelError."""
     if not path.is_file() or path.suffix.lower() not in SUFFIXES:
-        what = "which is no such file" if path.is_file() else "and there is no such file"
+        what = "which is another kind of file" if path.is_file() else "and there is no such file"
         raise ModelError(f"{method} takes {EXPECTED}; it was given {str.__name__} '{path}', {what}.")
     library = _library(path)
     try:
